@@ -1,0 +1,354 @@
+"""What every broker does, whatever it is made of (`brokers.base`)."""
+
+import asyncio
+
+import pytest
+
+from brokers.base import Broker, BrokerStopped, QueueGone, Taken
+from tests.contract.brokers.conftest import QUEUE_LENGTH_MAX, Backend
+
+ANSWER_WITHIN_S = 10  # no call takes longer than this, unless it waits for something that does not come
+
+
+async def take(broker: Broker, queue: str, count: int) -> list[bytes]:
+    """Take exactly ``count`` segments, however many takes that needs, without an interruption."""
+    segments: list[bytes] = []
+    async with asyncio.timeout(ANSWER_WITHIN_S):
+        while len(segments) < count:
+            taken = await broker.take(queue, limit=count - len(segments))
+            assert not taken.interrupted
+            segments += taken.segments
+    return segments
+
+
+async def waiting_take(broker: Broker, queue: str) -> asyncio.Task[Taken]:
+    """Begin a take that finds nothing, and return when it waits."""
+    task = asyncio.create_task(broker.take(queue, limit=10))
+    done, _ = await asyncio.wait([task], timeout=0.05)
+    assert not done
+    return task
+
+
+async def finish(task: asyncio.Task[Taken]) -> Taken:
+    """Return what a waiting take brings in the end."""
+    async with asyncio.timeout(ANSWER_WITHIN_S):
+        return await task
+
+
+async def test_a_topic_reaches_each_of_its_queues_once(broker: Broker):
+    """What is put under a topic arrives once in every queue bound to it, and in no other."""
+    await broker.ensure("one", ["locations"])
+    await broker.ensure("two", ["locations", "tariffs"])
+    await broker.ensure("other", ["tariffs"])
+
+    await broker.put("locations", b"segment")
+
+    assert await take(broker, "one", 1) == [b"segment"]
+    assert await take(broker, "two", 1) == [b"segment"]
+    assert [await broker.depth(queue) for queue in ("one", "two", "other")] == [0, 0, 0]
+
+
+async def test_order_is_kept(broker: Broker):
+    """Normally segments are taken in the order in which they were put, by topic or by name."""
+    await broker.ensure("queue", ["locations"])
+    expected = [b"%d" % number for number in range(QUEUE_LENGTH_MAX)]
+
+    for segment in expected:
+        if int(segment) % 5:
+            await broker.put("locations", segment)
+        else:
+            await broker.put_to("queue", segment)
+
+    assert await take(broker, "queue", len(expected)) == expected
+
+
+async def test_a_segment_is_any_bytes(broker: Broker):
+    """Segments come out byte for byte: empty ones, zeros, and large ones."""
+    await broker.ensure("queue", ["locations"])
+    expected = [b"", b"\0\xff\r\n", bytes(range(256)) * 400]
+
+    for segment in expected:
+        await broker.put("locations", segment)
+
+    assert await take(broker, "queue", len(expected)) == expected
+
+
+async def test_a_take_is_bounded(broker: Broker):
+    """A take brings no more than it was asked for, and leaves the rest."""
+    await broker.ensure("queue", ["locations"])
+    for number in range(7):
+        await broker.put("locations", b"%d" % number)
+
+    taken = await broker.take("queue", limit=3)
+
+    assert len(taken.segments) <= 3
+    assert await broker.depth("queue") == 7 - len(taken.segments)
+    with pytest.raises(ValueError, match="at least one"):
+        await broker.take("queue", limit=0)
+
+
+async def test_names_are_any_text(broker: Broker):
+    """A queue and a topic may be named with whatever identifies them, without meaning anything else."""
+    await broker.ensure("cpo.example.org/BEBEC→NLRHB #1", ["evsestatuses.*"])
+    await broker.ensure("plain", ["evsestatuses.all"])
+
+    await broker.put("evsestatuses.*", b"for the first")
+    await broker.put("evsestatuses.all", b"for the second")
+
+    assert await take(broker, "cpo.example.org/BEBEC→NLRHB #1", 1) == [b"for the first"]
+    assert await take(broker, "plain", 1) == [b"for the second"]
+
+
+async def test_a_put_to_one_queue_reaches_only_that_one(broker: Broker):
+    """A wake-up goes to its queue alone, and one to a queue that does not exist is no error."""
+    await broker.ensure("one", ["locations"])
+    await broker.ensure("two", ["locations"])
+
+    await broker.put_to("one", b"wake up")
+    await broker.put_to("nobody", b"wake up")
+
+    assert await take(broker, "one", 1) == [b"wake up"]
+    assert await broker.depth("two") == 0
+    with pytest.raises(QueueGone):
+        await broker.depth("nobody")
+
+
+async def test_a_put_that_nobody_waits_for_is_no_error(broker: Broker):
+    """A topic without queues swallows what is put, also for a queue that is bound later."""
+    await broker.put("locations", b"early")
+    await broker.ensure("queue", ["locations"])
+    await broker.put("locations", b"late")
+
+    assert await take(broker, "queue", 1) == [b"late"]
+    assert await broker.depth("queue") == 0
+
+
+async def test_ensure_twice_changes_nothing(broker: Broker):
+    """A queue that exists keeps what is in it, and is bound once."""
+    await broker.ensure("queue", ["locations"])
+    await broker.put("locations", b"kept")
+
+    await broker.ensure("queue", ["locations"])
+    await broker.put("locations", b"once")
+
+    assert await take(broker, "queue", 2) == [b"kept", b"once"]
+    assert await broker.depth("queue") == 0
+
+
+async def test_ensure_changes_the_topics(broker: Broker):
+    """A queue can be bound anew: it keeps what it had, and what is put under its former topics stays away."""
+    await broker.ensure("queue", ["locations", "tariffs"])
+    await broker.put("locations", b"kept")
+
+    await broker.ensure("queue", ["tariffs", "tokens"])
+    for topic in ("locations", "tariffs", "tokens"):
+        await broker.put(topic, topic.encode())
+
+    assert await take(broker, "queue", 3) == [b"kept", b"tariffs", b"tokens"]
+    assert await broker.depth("queue") == 0
+
+
+async def test_a_queue_without_topics_is_reached_by_name(broker: Broker):
+    """A queue may be bound to nothing, and then gets only what is put to it."""
+    await broker.ensure("queue", [])
+
+    await broker.put("locations", b"not for it")
+    await broker.put_to("queue", b"for it")
+
+    assert await take(broker, "queue", 1) == [b"for it"]
+    assert await broker.depth("queue") == 0
+
+
+async def test_a_dropped_queue_is_gone_with_all_that_is_in_it(broker: Broker):
+    """Nothing reaches a dropped queue, and one of the same name begins empty and unbound."""
+    await broker.ensure("queue", ["locations"])
+    await broker.ensure("neighbour", ["locations"])
+    await broker.put("locations", b"before")
+
+    await broker.drop("queue")
+    await broker.drop("queue")
+    await broker.put("locations", b"after")
+
+    for call in (broker.take("queue", limit=1), broker.depth("queue")):
+        with pytest.raises(QueueGone, match="'queue'"):
+            await call
+    assert await take(broker, "neighbour", 2) == [b"before", b"after"]
+    await broker.ensure("queue", ["tariffs"])
+    await broker.put("locations", b"for its former life")
+    assert await broker.depth("queue") == 0
+
+
+async def test_a_full_queue_drops_its_head_and_says_so(broker: Broker):
+    """Too much for one queue costs it its oldest segments, which the next take admits, once."""
+    await broker.ensure("queue", ["locations"])
+    put = [b"%d" % number for number in range(QUEUE_LENGTH_MAX + 3)]
+
+    async with asyncio.timeout(ANSWER_WITHIN_S):
+        for segment in put:
+            await broker.put("locations", segment)
+
+    assert await broker.depth("queue") == QUEUE_LENGTH_MAX
+    taken = await broker.take("queue", limit=QUEUE_LENGTH_MAX)
+    assert taken.interrupted
+    rest = await take(broker, "queue", QUEUE_LENGTH_MAX - len(taken.segments))
+    assert [*taken.segments, *rest] == put[3:]
+
+
+async def test_a_full_queue_is_no_trouble_for_its_neighbours(broker: Broker):
+    """While one queue overflows, another one of the same topic gets everything, uninterrupted."""
+    await broker.ensure("full", ["locations"])
+    await broker.ensure("taken", ["locations"])
+
+    for number in range(3 * QUEUE_LENGTH_MAX):
+        await broker.put("locations", b"%d" % number)
+        assert await take(broker, "taken", 1) == [b"%d" % number]
+
+    assert (await broker.take("full", limit=1)).interrupted
+
+
+async def test_a_queue_that_is_exactly_full_lost_nothing(broker: Broker):
+    """The last segment that fits is no interruption."""
+    await broker.ensure("queue", ["locations"])
+    put = [b"%d" % number for number in range(QUEUE_LENGTH_MAX)]
+
+    for segment in put:
+        await broker.put("locations", segment)
+
+    assert await take(broker, "queue", QUEUE_LENGTH_MAX) == put
+
+
+async def test_a_put_wakes_a_waiting_take(broker: Broker):
+    """A take of an empty queue waits, and ends with the first segment, by topic or by name."""
+    await broker.ensure("queue", ["locations"])
+    for put in (broker.put("locations", b"news"), broker.put_to("queue", b"news")):
+        waiting = await waiting_take(broker, "queue")
+        await put
+        assert await finish(waiting) == Taken((b"news",))
+
+
+async def test_each_segment_has_one_taker(broker: Broker):
+    """Of two takes that wait at the same queue each gets what the other one does not."""
+    await broker.ensure("queue", ["locations"])
+    takers = [asyncio.create_task(broker.take("queue", limit=1)) for _ in range(2)]
+    await asyncio.wait(takers, timeout=0.05)
+
+    await broker.put("locations", b"first")
+    await broker.put("locations", b"second")
+
+    taken = [await finish(taker) for taker in takers]
+    assert sorted(segment for one in taken for segment in one.segments) == [b"first", b"second"]
+
+
+async def test_a_cancelled_take_takes_nothing(broker: Broker):
+    """Whoever gives up waiting leaves all segments for the next take."""
+    await broker.ensure("queue", ["locations"])
+    waiting = await waiting_take(broker, "queue")
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+    await broker.put("locations", b"first")
+    await broker.put("locations", b"second")
+
+    assert await take(broker, "queue", 2) == [b"first", b"second"]
+
+
+async def test_a_take_cancelled_at_the_moment_of_a_put_loses_nothing(broker: Broker):
+    """A segment that arrives together with the cancellation is taken, or still there."""
+    await broker.ensure("queue", ["locations"])
+    for number in range(100):
+        segment = b"%d" % number
+        waiting = asyncio.create_task(broker.take("queue", limit=10))
+        await asyncio.sleep(0)
+        await broker.put("locations", segment)
+        if number % 2:
+            await asyncio.sleep(0)
+        waiting.cancel()
+        try:
+            taken = (await waiting).segments
+        except asyncio.CancelledError:
+            taken = tuple(await take(broker, "queue", 1))
+        assert taken == (segment,)
+
+
+async def test_a_drop_ends_a_waiting_take(broker: Broker):
+    """Whoever waits at a queue that is dropped learns it, also when a new one gets its name at once."""
+    await broker.ensure("queue", ["locations"])
+    waiting = await waiting_take(broker, "queue")
+
+    await broker.drop("queue")
+    await broker.ensure("queue", ["locations"])
+
+    with pytest.raises(QueueGone):
+        await finish(waiting)
+
+
+async def test_a_stop_ends_a_waiting_take(broker: Broker):
+    """Nobody waits for a broker that has stopped."""
+    await broker.ensure("queue", ["locations"])
+    waiting = await waiting_take(broker, "queue")
+
+    await broker.stop()
+
+    with pytest.raises(BrokerStopped):
+        await finish(waiting)
+
+
+async def test_a_broker_that_does_not_run_says_so(backend: Backend):
+    """Before the start and after the stop there are no queues, but a put is no error: the log is certain."""
+    broker = backend.make()
+    for turn in ("before the start", "after the stop"):
+        if turn == "after the stop":
+            await broker.start()
+            await broker.ensure("queue", ["locations"])
+            await broker.stop()
+        calls = (
+            broker.ensure("queue", ["locations"]),
+            broker.drop("queue"),
+            broker.take("queue", limit=1),
+            broker.depth("queue"),
+        )
+        for call in calls:
+            with pytest.raises(BrokerStopped):
+                await call
+        await broker.put("locations", b"lost")
+        await broker.put_to("queue", b"lost")
+
+
+async def test_start_and_stop_in_any_order(backend: Backend):
+    """A stop before the start, a second stop and a second start are safe; a stopped broker starts again."""
+    broker = backend.make()
+    await broker.stop()
+    await broker.start()
+    await broker.ensure("queue", ["locations"])
+    await broker.start()
+    await broker.put("locations", b"kept")
+    assert await take(broker, "queue", 1) == [b"kept"]
+
+    await broker.stop()
+    await broker.stop()
+    await broker.start()
+
+    await broker.ensure("queue", ["locations"])
+    await broker.put("locations", b"again")
+    async with asyncio.timeout(ANSWER_WITHIN_S):
+        assert b"again" in (await broker.take("queue", limit=10)).segments
+    await broker.stop()
+
+
+async def test_many_queues_are_cheap(broker: Broker, backend: Backend):
+    """One put reaches every one of a great many queues, each of which somebody waits at."""
+    names = [f"queue {number}" for number in range(backend.queues_many)]
+    for name in names:
+        await broker.ensure(name, ["locations"])
+    takers = [asyncio.create_task(broker.take(name, limit=10)) for name in names]
+    await asyncio.sleep(0)
+
+    async with asyncio.timeout(ANSWER_WITHIN_S):
+        await broker.put("locations", b"for all")
+        taken = await asyncio.gather(*takers)
+
+    assert set(taken) == {Taken((b"for all",))}
+    for name in names:
+        await broker.drop(name)
+    await broker.put("locations", b"for nobody")
