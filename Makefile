@@ -33,7 +33,7 @@ format: $(INSTALLED) ## put the code into the formatter's shape, mend what ruff 
 bench: $(INSTALLED) ## how fast, beside its yardsticks
 	@$(VENV)/bin/python -m benchmarks $(ARGS)
 
-requirements: $(INSTALLED) ## the draft's requirements: shown by which test, not yet, or why not; ARGS=--open or a chapter
+requirements: $(INSTALLED) ## the draft's requirements: shown by which test, not yet, or why not; ARGS=R.03, ARGS=--open
 	@$(VENV)/bin/python -m tests.support.requirements $(ARGS)
 
 lock: ## take the newest versions of all packages into constraints.txt

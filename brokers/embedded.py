@@ -12,8 +12,8 @@ from brokers.base import BrokerStopped, QueueGone, Taken
 
 QUEUE_LENGTH_MAX = 1_000
 """Segments that one queue holds. A segment is one commit; a taker that is a thousand commits behind is served
-better by reading the log once than by taking them one after the other. The queues of a topic share the bytes of
-a segment, so that this bounds the memory of a topic, not of each queue."""
+better by reading the log once than by taking them one after the other. The queues of a topic share the bytes
+of a segment, so that this bounds the memory of a topic, not of each queue."""
 
 
 class EmbeddedBroker:
