@@ -1,0 +1,348 @@
+"""Say what is wrong with a payload: everything at once, each with its place, what is and what should be.
+
+Runs only after msgspec said no, and has the last word: it walks the same declarations (``classes``) over the
+same JSON, by the draft's letter where msgspec is stricter (``1.0`` is an ``int``, ``1E400`` a number).
+
+A tolerant look (B23) counts what is missing, and enum values of no table, as warnings, and takes any
+RFC 3339 time. Types, sizes and rules count as ever.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cache
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Annotated, Any, Protocol, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from engine.protocol.json_text import NumberText, pointer, read_exactly
+from engine.protocol.modules.classes import ClosedEnum, OcpiClass, OpenEnum, RuledClass, Weight
+from engine.protocol.scalars import TOLERANT, exact, is_whole
+
+PROBLEMS_MAX = 100
+"""Problems told one by one: a payload that is wrong all over would fill a log and help nobody more."""
+
+FOUND_LENGTH_MAX = 60
+"""Characters of what was found that are repeated."""
+
+Path = tuple[Any, str | int] | None
+"""Where we are, as (path of what this is in, key or index): becomes a JSON Pointer only when it is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a payload."""
+
+    pointer: str
+    """JSON Pointer to it, or to where something is missing; empty for the payload as a whole."""
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        """Read as a sentence."""
+        return f"{self.pointer or 'payload'}: expected {self.expected}; found {self.found}"
+
+
+@dataclass(slots=True)
+class Report:
+    """What a look at a payload brought to light."""
+
+    tolerant: bool
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    problem_count: int = 0
+    _told: set[str] = field(default_factory=set)
+
+    def wrong(self, path: Path, found: str, expected: str) -> None:
+        """Tell a problem."""
+        self.problem_count += 1
+        self._tell(self.problems, path, found, expected)
+
+    def missing(self, path: Path, found: str, expected: str) -> None:
+        """Tell that something required is missing: a warning if we are tolerant."""
+        if self.tolerant:
+            self._tell(self.warnings, path, found, expected)
+        else:
+            self.wrong(path, found, expected)
+
+    def odd(self, path: Path, found: str, expected: str) -> None:
+        """Tell what is worth a warning in any case."""
+        self._tell(self.warnings, path, found, expected)
+
+    def told(self, path: Path) -> bool:
+        """Tell whether something was said about this very place."""
+        return _pointer(path) in self._told
+
+    def _tell(self, where: list[Problem], path: Path, found: str, expected: str) -> None:
+        if len(where) < PROBLEMS_MAX:
+            problem = Problem(_pointer(path), found, expected)
+            where.append(problem)
+            self._told.add(problem.pointer)
+
+
+def explain(table: type[OcpiClass], payload: bytes, *, tolerant: bool) -> Report:
+    """Look at all of a payload. Raises ``MalformedJson`` if it is not JSON."""
+    report = Report(tolerant)
+    _table(table).look(read_exactly(payload), None, report)
+    return report
+
+
+class _Kind(Protocol):
+    """What a value may be."""
+
+    @property
+    def expected(self) -> str:
+        """Describe it to a person."""
+
+    @property
+    def empty(self) -> object:
+        """What rules get to see in place of a value that is missing or wrong."""
+
+    def look(self, value: object, path: Path, report: Report) -> object:
+        """Report what is wrong with a value; return what rules get to see of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    expected: str
+    length_min: int
+    length_max: int | None
+    pattern: re.Pattern[str] | None
+    tolerant: re.Pattern[str] | None
+    empty: str = ""
+
+    def look(self, value: object, path: Path, report: Report) -> str:
+        pattern = (self.tolerant if report.tolerant else None) or self.pattern
+        if (
+            type(value) is str
+            and len(value) >= self.length_min
+            and (self.length_max is None or len(value) <= self.length_max)
+            and (pattern is None or pattern.search(value))
+            and _is_unicode(value)
+        ):
+            return value
+        report.wrong(path, shorten(value), self.expected)
+        return self.empty
+
+
+@dataclass(frozen=True, slots=True)
+class _Number:
+    expected: str
+    whole: bool
+    at_least: float | None
+    at_most: float | None
+    empty: int = 0
+
+    def look(self, value: object, path: Path, report: Report) -> Decimal | int:
+        if type(value) is NumberText:
+            number = exact(value)
+            if (
+                (not self.whole or is_whole(number))
+                and (self.at_least is None or number >= self.at_least)
+                and (self.at_most is None or number <= self.at_most)
+            ):
+                return number
+        report.wrong(path, shorten(value), self.expected)
+        return self.empty
+
+
+@dataclass(frozen=True, slots=True)
+class _Boolean:
+    expected: str = "true or false"
+    empty: None = None
+
+    def look(self, value: object, path: Path, report: Report) -> bool | None:
+        if type(value) is bool:
+            return value
+        report.wrong(path, shorten(value), self.expected)
+        return self.empty
+
+
+@dataclass(frozen=True, slots=True)
+class _Enum:
+    values: type[ClosedEnum]
+    empty: str = ""
+
+    @property
+    def expected(self) -> str:
+        names = ", ".join(self.values)
+        if issubclass(self.values, OpenEnum):
+            return f"a text, of {self.values.__name__} or another one: {names}"
+        return f"one of {self.values.__name__}: {names}"
+
+    def look(self, value: object, path: Path, report: Report) -> str:
+        if type(value) is not str or not _is_unicode(value):
+            report.wrong(path, shorten(value), self.expected)
+            return self.empty
+        if value not in self.values._value2member_map_ and not issubclass(self.values, OpenEnum):
+            report.missing(path, shorten(value), self.expected)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    items: _Kind
+    at_least: int
+
+    @property
+    def expected(self) -> str:
+        return f"a list of {'one or more: ' if self.at_least else ''}{self.items.expected}"
+
+    @property
+    def empty(self) -> list[Any]:
+        return []
+
+    def look(self, value: object, path: Path, report: Report) -> list[Any]:
+        if type(value) is not list:
+            report.wrong(path, shorten(value), self.expected)
+            return self.empty
+        if len(value) < self.at_least:
+            report.missing(path, shorten(value), self.expected)
+        return [self.items.look(item, (path, index), report) for index, item in enumerate(value)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    name: str
+    attribute: str
+    required: bool
+    kind: _Kind
+
+    @property
+    def empty(self) -> object:
+        return self.kind.empty if self.required else None
+
+    def look(self, value: dict[str, Any], path: Path, report: Report) -> object:
+        item = value.get(self.name)
+        if item is not None:
+            return self.kind.look(item, (path, self.name), report)
+        if not self.required:
+            return None
+        found = "null" if self.name in value else "nothing"
+        report.missing((path, self.name), found, self.kind.expected)
+        return self.empty
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    table: type[OcpiClass]
+    rows: tuple[_Row, ...]
+
+    @property
+    def expected(self) -> str:
+        return f"an object {self.table.__name__}"
+
+    @property
+    def empty(self) -> SimpleNamespace:
+        return SimpleNamespace(**{row.attribute: row.empty for row in self.rows})
+
+    def look(self, value: object, path: Path, report: Report) -> SimpleNamespace:
+        if type(value) is not dict:
+            report.wrong(path, shorten(value), self.expected)
+            return self.empty
+        seen = SimpleNamespace(**{row.attribute: row.look(value, path, report) for row in self.rows})
+        if issubclass(self.table, RuledClass):
+            self._look_at_rules(seen, path, report)
+        return seen
+
+    def _look_at_rules(self, seen: SimpleNamespace, path: Path, report: Report) -> None:
+        for breach in self.table.rules(seen):  # type: ignore[attr-defined]  # a look-alike of the table
+            where = path
+            for token in breach.where:
+                where = (where, token)
+            if report.told(where):
+                continue
+            tell = {Weight.WRONG: report.wrong, Weight.MISSING: report.missing, Weight.ODD: report.odd}
+            tell[breach.weight](where, breach.found, breach.expected)
+
+
+@cache
+def _table(table: type[OcpiClass]) -> _Table:
+    hints = get_type_hints(table, include_extras=True)
+    fields = msgspec.structs.fields(table)
+    return _Table(
+        table, tuple(_Row(row.encode_name, row.name, row.required, _kind(hints[row.name])) for row in fields)
+    )
+
+
+def _kind(hint: Any, *metas: msgspec.Meta) -> _Kind:  # noqa: ANN401 - a type, or what typing makes of one
+    """Turn the right side of a row into what it allows; ``metas``: what stands around it, innermost first."""
+    if get_origin(hint) is Annotated:
+        inner, *notes = get_args(hint)
+        return _kind(inner, *(note for note in notes if isinstance(note, msgspec.Meta)), *metas)
+    if get_origin(hint) in {Union, UnionType}:
+        (inner,) = (arm for arm in get_args(hint) if arm is not NoneType)
+        return _kind(inner, *metas)
+    if get_origin(hint) is list:
+        (items,) = get_args(hint)
+        return _List(_kind(items), max((meta.min_length or 0 for meta in metas), default=0))
+    if issubclass(hint, OcpiClass):
+        return _table(hint)
+    if issubclass(hint, ClosedEnum):
+        return _Enum(hint)
+    if hint is bool:
+        return _Boolean()
+    if hint is str:
+        return _text(metas)
+    return _number(metas, whole=hint is int)
+
+
+def _text(metas: tuple[msgspec.Meta, ...]) -> _Text:
+    pattern = _last(metas, "pattern")
+    return _Text(
+        _described(metas),
+        _last(metas, "min_length") or 0,
+        _last(metas, "max_length"),
+        re.compile(pattern) if pattern else None,
+        (_last(metas, "extra") or {}).get(TOLERANT),
+    )
+
+
+def _number(metas: tuple[msgspec.Meta, ...], *, whole: bool) -> _Number:
+    return _Number(_described(metas), whole, _last(metas, "ge"), _last(metas, "le"))
+
+
+def _described(metas: tuple[msgspec.Meta, ...]) -> str:
+    return f"{_last(metas, 'title')}, {_last(metas, 'description')}"
+
+
+def _last(metas: tuple[msgspec.Meta, ...], name: str) -> Any:  # noqa: ANN401 - what the declaration says
+    """Return what the outermost declaration says of this."""
+    return next((given for meta in reversed(metas) if (given := getattr(meta, name)) is not None), None)
+
+
+def shorten(value: object) -> str:
+    """Show a JSON value to a person, in a line that is safe to log and to send."""
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    text = str(value) if type(value) is NumberText else json.dumps(_head(value))
+    if len(text) > FOUND_LENGTH_MAX:
+        text = text[:FOUND_LENGTH_MAX] + "…"
+    if type(value) is str and len(value) > FOUND_LENGTH_MAX:
+        text += f" ({len(value)} characters)"
+    return text
+
+
+def _head(value: object) -> object:
+    return value[:FOUND_LENGTH_MAX] if isinstance(value, str) else value
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell whether there is no half of a surrogate pair in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _pointer(path: Path) -> str:
+    tokens: list[str | int] = []
+    while path is not None:
+        path, token = path
+        tokens.append(token)
+    return pointer(*reversed(tokens))
