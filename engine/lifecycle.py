@@ -1,0 +1,59 @@
+"""What every long-running part of the engine keeps to.
+
+``start`` returns when the part is ready, ``stop`` when it has really stopped. Stopping twice, or before
+starting, is safe. A background task that dies unasked is logged and started again after a pause.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+_log = logging.getLogger(__name__)
+
+RESTART_PAUSE_S = 1.0  # long enough not to spin on a fault that stays, short enough not to be noticed otherwise
+
+
+class Service(Protocol):
+    """A part that runs until it is stopped."""
+
+    async def start(self) -> None:
+        """Return when ready."""
+        ...
+
+    async def stop(self) -> None:
+        """Return when stopped; safe to call at any time."""
+        ...
+
+
+class Background:
+    """One supervised task: ``run`` is called again when it fails, until it is stopped."""
+
+    def __init__(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Remember what to run; nothing runs before ``start``."""
+        self._name = name
+        self._run = run
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin, unless it runs already."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._supervise(), name=self._name)
+
+    async def stop(self) -> None:
+        """Cancel the task and wait for its end."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def _supervise(self) -> None:
+        while True:
+            try:
+                await self._run()
+            except Exception:
+                _log.exception("background task failed", extra={"action": "restart", "task": self._name})
+                await asyncio.sleep(RESTART_PAUSE_S)
+            else:
+                return

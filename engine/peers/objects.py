@@ -1,0 +1,49 @@
+"""Sending Party Issued Objects (UC 03.02): the request that is made thousands of times a second.
+
+Nothing is parsed or built here that could be prepared: the path is the worker's, the body is the payload's own
+bytes, and a success is recognised by its first bytes.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from engine.peers.client import PeerFailure, Peers
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The partner's answer."""
+
+    http_status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """No answer. ``in_progress_until`` is monotonic; None when the request never left."""
+
+    reason: str
+    in_progress_until: float | None
+    platform_up: bool = False
+
+
+class ObjectRequests:
+    """Sends updates; never raises for what a partner or the network does."""
+
+    def __init__(self, peers: Peers) -> None:
+        """Send through these sessions."""
+        self._peers = peers
+
+    def timeout_s(self, platform_id: int) -> float:
+        """Return the partner's request time-out: how long a request counts as in progress (R.03.02.17)."""
+        return self._peers.timeout_s(platform_id)
+
+    async def update(self, platform_id: int, path: str, body: bytes) -> Answered | Unanswered:
+        """Make one attempt, no longer than the partner's time-out."""
+        began = asyncio.get_running_loop().time()
+        try:
+            answer = await self._peers.request(platform_id, "POST", path, body=body)
+        except PeerFailure as failure:
+            open_until = began + self.timeout_s(platform_id) if failure.sent and not failure.answered else None
+            return Unanswered(f"{failure.kind.value}: {failure.detail}", open_until, platform_up=failure.answered)
+        return Answered(answer.http_status, answer.body)

@@ -1,0 +1,73 @@
+"""From a commit to the queues: one segment for each commit and log, put under the module's topic.
+
+Segments go out in the order of their commits. What is lost here, or in the broker, a worker finds by walking;
+a heartbeat shows it that something was lost when nothing else follows.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from brokers.base import Broker
+from engine import faults
+from engine.lifecycle import Background
+from engine.protocol.modules import all_modules
+from engine.replication import segments
+from engine.replication.changes import Changes
+from engine.store import objects
+from engine.store.database import Database, Segment
+
+_log = logging.getLogger(__name__)
+
+
+class Announcer:
+    """Tells queues and followers what was committed."""
+
+    def __init__(self, database: Database, broker: Broker, changes: Changes, *, heartbeat_s: float) -> None:
+        """Take what commits write to the logs from now on."""
+        self._database = database
+        self._broker = broker
+        self._changes = changes
+        self._heartbeat_s = heartbeat_s
+        self._waiting: list[Segment] = []
+        self._arrived = asyncio.Event()
+        self._announcing = Background("announce", self._announce)
+        self._beating = Background("heartbeat", self._beat)
+        self._logs = [module.id for module in all_modules()]
+
+    async def start(self) -> None:
+        """Begin to announce."""
+        self._database.on_segments = self._take
+        await self._announcing.start()
+        await self._beating.start()
+
+    async def stop(self) -> None:
+        """Announce nothing more; the logs hold it all."""
+        await self._beating.stop()
+        await self._announcing.stop()
+
+    def _take(self, written: Iterable[Segment]) -> None:
+        self._waiting.extend(written)
+        self._arrived.set()
+
+    async def _announce(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            waiting, self._waiting = self._waiting, []
+            for segment in waiting:
+                faults.passing("enqueue.announcing")
+                self._changes.reached(segment.log, segment.end)
+                if segment.log in self._logs:
+                    await self._broker.put(segment.log, segments.encode(segment))
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat_s)
+            for log in self._logs:
+                async with self._database.reading() as tx:
+                    end = await objects.last_number(tx, log)
+                self._changes.reached(log, end)
+                await self._broker.put(log, segments.heartbeat(end))
+
+

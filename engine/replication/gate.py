@@ -1,0 +1,118 @@
+"""One gate for each platform: open while it answers, one probe at a time while it is down (B6).
+
+When a whole platform is unreachable, trying every object would burn a failed attempt on each of them. After
+some failed connections in a row the gate narrows to one request at a time for the whole platform, the earliest
+due, with a pause of ``min(2^(k-1), max)`` seconds after the k-th failed probe. A success widens it by doubling,
+so that no storm breaks loose when a platform comes back.
+"""
+
+import asyncio
+from typing import Protocol
+
+WIDE_OPEN = 1024  # requests at once; wider than any platform's subscriptions together
+
+
+class Waiter(Protocol):
+    """Who waits at a gate: a push worker with something to send."""
+
+    def due_at(self) -> float:
+        """When its next request was due."""
+        ...
+
+    def admitted(self) -> None:
+        """Send what may be sent now."""
+        ...
+
+
+class Gate:
+    """Admits requests to one platform. Single event loop; nothing here waits."""
+
+    def __init__(self, *, down_after_failures: int, pause_max_s: float) -> None:
+        """Begin open."""
+        self._down_after = down_after_failures
+        self._pause_max_s = pause_max_s
+        self._limit: int | None = None
+        self._in_progress = 0
+        self._failures = 0
+        self._failed_probes = 0
+        self._narrowed_at = 0.0
+        self._closed_until = 0.0
+        self._waiters: dict[Waiter, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the platform counts as down, or has just come back."""
+        return self._limit is not None
+
+    def next_probe_in_s(self, now: float) -> float | None:
+        """Return how long nothing is sent; None while the gate is open."""
+        return None if self._limit is None else max(0.0, self._closed_until - now)
+
+    def enter(self, now: float) -> bool:
+        """Take a place, if there is one. ``now`` is the loop's monotonic time."""
+        if self._limit is not None and (self._in_progress >= self._limit or now < self._closed_until):
+            return False
+        self._in_progress += 1
+        return True
+
+    def leave(self, *, began: float, up: bool | None, now: float) -> None:
+        """Give the place back, and say whether the platform answered; None when nothing was learnt."""
+        self._in_progress -= 1
+        if up:
+            self._succeeded()
+        elif up is not None:
+            self._failed(began, now)
+        if self._waiters:
+            self.let_in(now)
+
+    def wait(self, waiter: Waiter, now: float) -> None:
+        """Tell the waiter when something may be sent again."""
+        self._waiters[waiter] = None
+        self._arm(now)
+
+    def forget(self, waiter: Waiter) -> None:
+        """Call this waiter no more."""
+        self._waiters.pop(waiter, None)
+
+    def let_in(self, now: float) -> None:
+        """Let waiters send, the earliest due first, as long as there are places."""
+        while self._waiters and (self._limit is None or (self._in_progress < self._limit and now >= self._closed_until)):
+            first = min(self._waiters, key=lambda waiter: waiter.due_at())
+            del self._waiters[first]
+            first.admitted()
+        if self._waiters:
+            self._arm(now)
+
+    def _succeeded(self) -> None:
+        self._failures = 0
+        if self._limit is None:
+            return
+        self._failed_probes = 0
+        self._closed_until = 0.0
+        self._limit *= 2
+        if self._limit > WIDE_OPEN:
+            self._limit = None
+
+    def _failed(self, began: float, now: float) -> None:
+        self._failures += 1
+        if self._limit is None:
+            if self._failures < self._down_after:
+                return
+        elif began < self._narrowed_at:
+            return  # was under way before the gate narrowed: not a probe
+        self._limit = 1
+        self._failed_probes += 1
+        self._narrowed_at = now
+        self._closed_until = now + min(2.0 ** min(self._failed_probes - 1, 30), self._pause_max_s)
+
+    def _arm(self, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        delay = max(0.0, self._closed_until - now)
+        if delay:
+            self._timer = asyncio.get_running_loop().call_later(delay, self._open_again)
+
+    def _open_again(self) -> None:
+        self._timer = None
+        self.let_in(asyncio.get_running_loop().time())

@@ -1,0 +1,31 @@
+"""Updates of Party Issued Objects that partners send us (UC 03.02, 03.03)."""
+
+from engine.clock import Clock, ocpi_time
+from engine.protocol import envelope
+from engine.protocol.objects import read_update
+from engine.replication.accept import Accepting
+from engine.server.exchange import Answer, Inbound, checked_body
+
+CREATED = 201  # R.02.02.09
+OK = 200  # R.02.02.08
+
+
+class ObjectHandlers:
+    """Answers updates."""
+
+    def __init__(self, accepting: Accepting, clock: Clock) -> None:
+        """Hand them to the accepting side of replication."""
+        self._accepting = accepting
+        self._clock = clock
+
+    async def update(self, request: Inbound) -> Answer:
+        """Store an update, then answer (R.03.02.08 to R.03.02.15)."""
+        update = read_update(checked_body(request.body))
+        new = await self._accepting.accept(
+            platform_id=request.caller.platform_id,
+            sender=request.sender,
+            receiver=request.receiver,
+            module_name=request.segments[0],
+            update=update,
+        )
+        return Answer(CREATED if new else OK, envelope.success(ocpi_time(self._clock.now())))

@@ -1,0 +1,253 @@
+"""Settings: one frozen value, read once from ``engine.toml`` and the environment, all problems reported at once.
+
+A variable ``OCPI_ENGINE_<SECTION>__<NAME>`` overrides the file, for instance
+``OCPI_ENGINE_LISTENER__PORT=8443``. No other module reads the environment.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+ENVIRONMENT_PREFIX = "OCPI_ENGINE_"
+SETTINGS_FILE = "engine.toml"
+
+
+class BadSettings(Exception):
+    """The settings cannot be used; the message lists every problem."""
+
+
+def _https_base_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme != "https" or not parts.hostname:
+        msg = "must be an https URL (R.01.03.01), for instance https://ocpi.example.org/ocpi"
+        raise ValueError(msg)
+    if parts.query or parts.fragment or parts.username:
+        msg = "must have no query, fragment or user name"
+        raise ValueError(msg)
+    return text.rstrip("/")
+
+
+BaseUrl = Annotated[str, AfterValidator(_https_base_url)]
+
+
+class Section(BaseModel):
+    """A table of the settings file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Platform(Section):
+    """Who we are."""
+
+    identity: str = Field(description="our Platform Identity: a domain name of ours (R.01.01.02)")
+    base_url: BaseUrl = Field(description="where partners reach us; a reverse proxy's path prefix is part of it")
+
+
+class Listener(Section):
+    """The mutual-TLS listener that partners talk to."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8443
+    path: str = Field(default="", description="path below which we serve; empty: the path of base_url")
+    certificate: str = Field(default="tls/server-chain.pem", description="server certificate, leaf first")
+    key: str = Field(default="tls/server-key.pem", description="its private key, mode 0600")
+    body_max_bytes: Annotated[int, Field(gt=0)] = Field(
+        default=4 * 1024 * 1024, description="the largest real Locations have under 1 MB"
+    )
+    head_timeout_s: Annotated[float, Field(gt=0)] = Field(default=10.0, description="a request's head arrives within this")
+    body_timeout_s: Annotated[float, Field(gt=0)] = Field(default=20.0, description="a request's body arrives within this")
+    idle_timeout_s: Annotated[float, Field(gt=0)] = Field(default=75.0, description="longer than a peer keeps a connection")
+    connections_max: Annotated[int, Field(gt=0)] = Field(default=4096, description="about 60 KB each with TLS")
+    requests_per_platform_max: Annotated[int, Field(gt=0)] = Field(
+        default=256, description="in progress at once from one platform; sixteen subscriptions at parallelism 16"
+    )
+
+
+class Peers(Section):
+    """Requests that we make to partners."""
+
+    request_timeout_ms: Annotated[int, Field(ge=1_000, le=120_000)] = Field(
+        default=10_000, description="announced in the handshake: how long a partner waits for us (B30)"
+    )
+    request_timeout_max_ms: Annotated[int, Field(ge=1_000, le=120_000)] = Field(
+        default=120_000, description="the longest that we let a partner make us wait (B19)"
+    )
+    connect_timeout_s: Annotated[float, Field(gt=0)] = Field(default=5.0, description="TCP and TLS to a partner")
+    response_max_bytes: Annotated[int, Field(gt=0)] = Field(
+        default=1024 * 1024, description="answers are envelopes; a list of parties is the longest"
+    )
+    idle_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=10.0, description="shorter than a partner keeps a connection, so that no request meets its end"
+    )
+    allow_private_addresses: bool = Field(default=False, description="partners on private or loopback addresses (tests, demos)")
+    parties_refresh_s: Annotated[float, Field(gt=0)] = Field(default=3600.0, description="fetch a partner's parties this often")
+    parties_refresh_min_s: Annotated[float, Field(ge=0)] = Field(
+        default=5.0, description="at most this often when an unknown party turns up, so that a stranger cannot make us ask"
+    )
+    parties_max: Annotated[int, Field(gt=0)] = Field(default=20_000, description="more parties of one partner are left out")
+
+
+class Subscriptions(Section):
+    """What we ask for as a consumer, and allow as a producer."""
+
+    retry_interval_s: Annotated[float, Field(gt=0)] = Field(default=5.0, description="asked for, unless told otherwise")
+    parallelism_limit: Annotated[int, Field(gt=0)] = Field(default=8, description="asked for, unless told otherwise")
+    parallelism_max: Annotated[int, Field(gt=0)] = Field(default=64, description="the most requests that we send at once for one")
+    queue_size_max: Annotated[int, Field(gt=0)] = Field(
+        default=1_000_000, description="objects owed before a subscription is cancelled (B24); they cost a log entry each"
+    )
+    retry_interval_max_s: Annotated[float, Field(gt=0)] = Field(default=86_400.0, description="longer ones are refused, so that dates stay finite")
+    state_check_s: Annotated[float, Field(gt=0)] = Field(default=3600.0, description="ask a producer for its state this often (B29)")
+    ask_again_s: Annotated[float, Field(gt=0)] = Field(default=5.0, description="first pause when a subscribe is not answered; doubles")
+    ask_again_max_s: Annotated[float, Field(gt=0)] = Field(default=300.0, description="longest pause when a subscribe is not answered")
+    refused_again_s: Annotated[float, Field(gt=0)] = Field(default=86_400.0, description="ask again this long after a refusal (B29)")
+    overflow_again_s: Annotated[float, Field(gt=0)] = Field(default=60.0, description="first pause after QUEUE_OVERFLOW; doubles up to a day")
+
+
+class Replication(Section):
+    """The push workers."""
+
+    window_min: Annotated[int, Field(gt=0)] = Field(default=64, description="objects read ahead by a worker: one page of the walk")
+    watermark_save_s: Annotated[float, Field(gt=0)] = Field(default=2.0, description="a crash repeats at most this much")
+    booking_margin_s: Annotated[float, Field(gt=0)] = Field(default=2.0, description="a booked retry is sent within this or booked again")
+    heartbeat_s: Annotated[float, Field(gt=0)] = Field(default=30.0, description="a quiet log shows its end this often")
+    accept_batch_max: Annotated[int, Field(gt=0)] = Field(default=512, description="updates that share one commit")
+    probe_pause_max_s: Annotated[float, Field(gt=0)] = Field(default=60.0, description="longest pause between probes (B6)")
+    down_after_failures: Annotated[int, Field(gt=0)] = Field(default=3, description="failed connections in a row until a platform counts as down")
+    stop_deadline_s: Annotated[float, Field(gt=0)] = Field(default=15.0, description="a graceful stop waits this long for answers")
+    overflow_check_s: Annotated[float, Field(gt=0)] = Field(default=2.0, description="look for full queues this often")
+    lease_s: Annotated[float, Field(gt=0)] = Field(default=5.0, description="renewed every third of it")
+
+
+class Store(Section):
+    """The database."""
+
+    url: str = Field(default="", description="empty: SQLite in the platform's folder")
+
+
+class Api(Section):
+    """The local API."""
+
+    listen: str = Field(default="unix:run/api.sock", description="unix:PATH or 127.0.0.1:PORT")
+    token_file: str = Field(default="run/api-token", description="the operator's bearer token, mode 0600")
+    body_max_bytes: Annotated[int, Field(gt=0)] = Field(default=64 * 1024 * 1024, description="a batch of objects")
+    page_max: Annotated[int, Field(gt=0)] = Field(default=1000, description="objects in one page")
+
+
+class Certificates(Section):
+    """Client certificates that we issue, and renewal of those issued to us."""
+
+    lifetime_days: Annotated[float, Field(gt=0)] = Field(default=365.0, description="of a client certificate that we issue")
+    renew_automatically: bool = Field(default=True, description="ask for new ones in time (B37), and issue them when asked")
+    check_s: Annotated[float, Field(gt=0)] = Field(default=3600.0, description="look for certificates to renew this often")
+    answer_within_h: Annotated[float, Field(gt=0)] = Field(default=168.0, description="R.01.04.04")
+
+
+class Logs(Section):
+    """What the process says."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Settings(Section):
+    """Everything that can be set, with its default."""
+
+    platform: Platform
+    listener: Listener = Listener()
+    peers: Peers = Peers()
+    subscriptions: Subscriptions = Subscriptions()
+    replication: Replication = Replication()
+    store: Store = Store()
+    api: Api = Api()
+    certificates: Certificates = Certificates()
+    logs: Logs = Logs()
+
+    @property
+    def serving_path(self) -> str:
+        """The path prefix that requests arrive with, without a slash at its end."""
+        return (self.listener.path or urlsplit(self.platform.base_url).path).rstrip("/")
+
+
+class PlatformFolder:
+    """A platform's folder: where its settings, keys, authority and database are."""
+
+    def __init__(self, root: Path) -> None:
+        """Take the folder's path; nothing is read yet."""
+        self.root = root.absolute()
+
+    @property
+    def settings_file(self) -> Path:
+        """The settings."""
+        return self.root / SETTINGS_FILE
+
+    @property
+    def keys(self) -> Path:
+        """Our private keys for certificates that partners issued, mode 0600 each."""
+        return self.root / "keys"
+
+    @property
+    def authority(self) -> Path:
+        """The authority that issues client certificates to partners."""
+        return self.root / "authority"
+
+    @property
+    def tls(self) -> Path:
+        """The server certificate."""
+        return self.root / "tls"
+
+    @property
+    def run(self) -> Path:
+        """Socket, token and lock of a running platform."""
+        return self.root / "run"
+
+    def path(self, text: str) -> Path:
+        """Resolve a path of the settings, relative to the folder."""
+        return self.root / text
+
+    def database_url(self, settings: Settings) -> str:
+        """Name the database: the one that is set, or SQLite in this folder."""
+        return settings.store.url or f"sqlite+aiosqlite:///{self.root / 'engine.sqlite'}"
+
+    def settings(self, environment: Mapping[str, str] = os.environ) -> Settings:
+        """Read the settings.
+
+        Raises ``BadSettings`` with all problems.
+        """
+        if not self.settings_file.exists():
+            msg = f"{self.root} holds no platform: make one with `ocpi-engine init {self.root} --identity … --party …`"
+            raise BadSettings(msg)
+        try:
+            values = tomllib.loads(self.settings_file.read_text())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            msg = f"{self.settings_file}: {error}"
+            raise BadSettings(msg) from error
+        return read_settings(values, environment)
+
+
+def read_settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
+    """Check values of a settings file, overridden by the environment.
+
+    Raises ``BadSettings`` with all problems.
+    """
+    merged = {name: dict(section) if isinstance(section, dict) else section for name, section in values.items()}
+    for name, value in environment.items():
+        section, separator, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        if name.startswith(ENVIRONMENT_PREFIX) and separator:
+            merged.setdefault(section, {})[key] = value
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        problems = [f"  {'.'.join(map(str, p['loc']))}: {p['msg'].removeprefix('Value error, ')}" for p in error.errors()]
+        raise BadSettings("the settings cannot be used:\n" + "\n".join(problems)) from error
+
+
+def is_private(address: str) -> bool:
+    """Say whether an IP address is one that the public internet does not route."""
+    return not ip_address(address).is_global

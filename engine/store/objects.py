@@ -1,0 +1,356 @@
+"""Party Issued Objects: the newest version of each, under the number of its last change.
+
+What was issued here and what was received live in one table; ``source_id`` tells them apart. Payloads are
+bytes and stay the bytes that came in (B25). All functions take lists: the hot paths share commits.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, bindparam, func, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from engine.protocol.ids import ObjectKey, PartyId
+from engine.protocol.objects import VERSION_EPOCH_S
+from engine.store.database import Pointer, Segment, Tx
+from engine.store.tables import inbound, logs, objects, platforms
+
+ISSUED_HERE: Final = 0
+KEYS_MAX: Final = 500  # keys in one IN list: well below what any database takes, and no gain beyond
+# Log numbers start from a clock too, so that those of a database that was made anew stay above the old ones.
+LOG_NUMBERS_PER_S: Final = 1000
+
+
+def log_name(module: str, *, received: bool) -> str:
+    """Name the change log of a module's issued or received objects."""
+    return f"{module}/received" if received else module
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is stored of an object, without its payload."""
+
+    version: int
+    life: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One object as it is to be stored. ``source_id`` is 0 for what is issued here."""
+
+    source_id: int
+    module: str
+    issuer: PartyId
+    key: ObjectKey
+    object_id: str
+    version: int
+    life: int
+    payload: bytes
+    audience: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """An object as it is to be sent."""
+
+    issuer: str
+    key: str
+    object_id: str
+    version: int
+    seq: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object as the local API shows it. ``platform`` and ``subscriber`` tell where a received one came from."""
+
+    module: str
+    issuer: str
+    object_id: str
+    version: int
+    seq: int
+    audience: tuple[str, ...] | None
+    stored_at: float
+    payload: bytes
+    platform: str | None
+    subscriber: str | None
+
+
+def audience_text(audience: Collection[PartyId] | None) -> str | None:
+    """Write an audience for its column; None: the sharing rules alone decide (B45)."""
+    return None if audience is None else "," + "".join(f"{party}," for party in sorted(set(audience)))
+
+
+def may_see(subscriber: str) -> ColumnElement[bool]:
+    """Restrict to objects whose publisher did not leave this party out."""
+    return or_(objects.c.audience.is_(None), objects.c.audience.contains(f",{subscriber},", autoescape=True))
+
+
+async def last_number(tx: Tx, log: str) -> int:
+    """Return the number of a log's last change; 0 when nothing was ever written to it."""
+    result = await tx.execute(select(logs.c.last_seq).where(logs.c.name == log))
+    return int(result.scalar() or 0)
+
+
+async def _take_numbers(tx: Tx, log: str, count: int, now: float) -> int:
+    """Take the next ``count`` numbers of a log and return the one before them."""
+    taken = await tx.execute(
+        update(logs).where(logs.c.name == log).values(last_seq=logs.c.last_seq + count).returning(logs.c.last_seq)
+    )
+    last = taken.scalar()
+    if last is None:
+        last = max(0, int((now - VERSION_EPOCH_S) * LOG_NUMBERS_PER_S)) + count
+        await tx.execute(logs.insert().values(name=log, last_seq=last))
+    return int(last) - count
+
+
+_HELD = select(objects.c.object_key, objects.c.version, objects.c.life).where(
+    objects.c.source_id == bindparam("source_id"),
+    objects.c.module == bindparam("module"),
+    objects.c.issuer == bindparam("issuer"),
+    objects.c.object_key.in_(bindparam("keys", expanding=True)),
+)
+
+
+async def held(tx: Tx, source_id: int, module: str, issuer: str, keys: Sequence[str]) -> dict[str, Held]:
+    """Look up versions by key."""
+    found: dict[str, Held] = {}
+    for part in _parts(keys):
+        rows = await tx.execute(_HELD, {"source_id": source_id, "module": module, "issuer": issuer, "keys": part})
+        found.update((key, Held(version, life)) for key, version, life in rows)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """What is stored of an object issued here."""
+
+    version: int
+    payload: bytes
+    audience: str | None
+
+
+async def issued(tx: Tx, module: str, issuer: str, keys: Sequence[str]) -> dict[str, Issued]:
+    """Look up objects issued here by key, with what tells whether a publication changes them."""
+    found: dict[str, Issued] = {}
+    for part in _parts(keys):
+        rows = await tx.execute(
+            select(objects.c.object_key, objects.c.version, objects.c.payload, objects.c.audience).where(
+                objects.c.source_id == ISSUED_HERE,
+                objects.c.module == module,
+                objects.c.issuer == issuer,
+                objects.c.object_key.in_(part),
+            )
+        )
+        found.update((key, Issued(version, payload, audience)) for key, version, payload, audience in rows)
+    return found
+
+
+def _upsert(dialect: str, *, received: bool) -> Any:
+    """Build the statement that stores a change; for received ones the version comparison is part of the write."""
+    statement: Any = postgresql.insert(objects) if dialect == "postgresql" else sqlite.insert(objects)
+    new = statement.excluded
+    newer = (new.version > objects.c.version) | (new.life != objects.c.life) if received else new.seq > objects.c.seq
+    kept = ("object_id", "version", "life", "seq", "audience", "stored_at", "payload")
+    return statement.on_conflict_do_update(
+        index_elements=["source_id", "module", "issuer", "object_key"],
+        set_={name: new[name] for name in kept},
+        where=newer,
+    )
+
+
+_UPSERTS: Final = {
+    (dialect, received): _upsert(dialect, received=received)
+    for dialect in ("sqlite", "postgresql")
+    for received in (True, False)
+}
+
+
+async def store(tx: Tx, changes: Sequence[Change], *, received: bool, now: float) -> None:
+    """Store changes under the next numbers of their logs, and note what was written for the queues.
+
+    Rows are written in key order, so that two processes cannot wait for each other.
+    """
+    statement = _UPSERTS[tx.connection.dialect.name, received]
+    ordered = sorted(changes, key=lambda change: (change.module, change.source_id, change.issuer, change.key))
+    for module, group in groupby(ordered, key=lambda change: change.module):
+        batch = list(group)
+        log = log_name(module, received=received)
+        start = await _take_numbers(tx, log, len(batch), now)
+        rows = [
+            {
+                "source_id": change.source_id,
+                "module": module,
+                "issuer": change.issuer,
+                "object_key": change.key,
+                "object_id": change.object_id,
+                "version": change.version,
+                "life": change.life,
+                "log": log,
+                "seq": seq,
+                "audience": change.audience,
+                "stored_at": now,
+                "payload": change.payload,
+            }
+            for seq, change in enumerate(batch, start + 1)
+        ]
+        await tx.execute(statement, rows)
+        pointers = tuple(Pointer(row["issuer"], row["object_key"], row["version"], row["seq"]) for row in rows)
+        tx.segments.append(Segment(log, start, start + len(batch), pointers))
+
+
+_OWED = (objects.c.issuer, objects.c.object_key, objects.c.object_id, objects.c.version, objects.c.seq, objects.c.payload)
+
+
+def _visible(producer: str, subscriber: str) -> tuple[ColumnElement[bool], ...]:
+    return (objects.c.source_id == ISSUED_HERE, objects.c.issuer == producer, may_see(subscriber))
+
+
+async def walk(tx: Tx, log: str, *, producer: str, subscriber: str, after: int, limit: int) -> list[Owed]:
+    """Read the log from a position: the newest version of each visible object, in the order of last change."""
+    rows = await tx.execute(
+        select(*_OWED)
+        .where(objects.c.log == log, objects.c.seq > after, *_visible(producer, subscriber))
+        .order_by(objects.c.seq)
+        .limit(limit)
+    )
+    return [Owed(*row) for row in rows]
+
+
+async def newest(tx: Tx, module: str, *, producer: str, subscriber: str, keys: Sequence[tuple[str, str]]) -> list[Owed]:
+    """Read objects by (issuer, key), as they are now; those that are not visible are left out."""
+    found: list[Owed] = []
+    for issuer, group in groupby(sorted(keys), key=lambda key: key[0]):
+        for part in _parts([key for _, key in group]):
+            rows = await tx.execute(
+                select(*_OWED).where(
+                    objects.c.module == module,
+                    objects.c.issuer == issuer,
+                    objects.c.object_key.in_(part),
+                    *_visible(producer, subscriber),
+                )
+            )
+            found.extend(Owed(*row) for row in rows)
+    return found
+
+
+async def by_id(tx: Tx, module: str, *, producer: str, subscriber: str, key: str) -> list[Owed]:
+    """Find an object by id alone, of every issuer visible (B35)."""
+    rows = await tx.execute(
+        select(*_OWED).where(
+            objects.c.module == module, objects.c.object_key == key, *_visible(producer, subscriber)
+        )
+    )
+    return [Owed(*row) for row in rows]
+
+
+async def count_after(tx: Tx, log: str, *, producer: str, subscriber: str, after: int) -> tuple[int, float | None]:
+    """Count visible objects that changed after a position, and say when the oldest of them did."""
+    rows = await tx.execute(
+        select(func.count(), func.min(objects.c.stored_at)).where(
+            objects.c.log == log, objects.c.seq > after, *_visible(producer, subscriber)
+        )
+    )
+    count, oldest = rows.one()
+    return int(count), oldest
+
+
+async def reissuable(tx: Tx, *, party: str | None, module: str | None, after: int, limit: int) -> list[tuple[int, Change]]:
+    """Read objects issued here in the order of their row numbers, for giving each a new version."""
+    statement = select(
+        objects.c.pk,
+        objects.c.module,
+        objects.c.issuer,
+        objects.c.object_key,
+        objects.c.object_id,
+        objects.c.version,
+        objects.c.payload,
+        objects.c.audience,
+    ).where(objects.c.source_id == ISSUED_HERE, objects.c.pk > after)
+    if party is not None:
+        statement = statement.where(objects.c.issuer == party)
+    if module is not None:
+        statement = statement.where(objects.c.module == module)
+    rows = await tx.execute(statement.order_by(objects.c.pk).limit(limit))
+    return [
+        (row.pk, Change(ISSUED_HERE, row.module, row.issuer, row.object_key, row.object_id, row.version, 0, row.payload, row.audience))
+        for row in rows
+    ]
+
+
+async def count_by_module(tx: Tx, *, received: bool) -> dict[tuple[str, str], int]:
+    """Count objects by (module, issuer)."""
+    source = objects.c.source_id != ISSUED_HERE if received else objects.c.source_id == ISSUED_HERE
+    rows = await tx.execute(
+        select(objects.c.module, objects.c.issuer, func.count()).where(source).group_by(objects.c.module, objects.c.issuer)
+    )
+    return {(module, issuer): count for module, issuer, count in rows}
+
+
+_STORED = (
+    select(
+        objects.c.module,
+        objects.c.issuer,
+        objects.c.object_id,
+        objects.c.version,
+        objects.c.seq,
+        objects.c.audience,
+        objects.c.stored_at,
+        objects.c.payload,
+        platforms.c.identity,
+        inbound.c.subscriber,
+    )
+    .select_from(objects)
+    .outerjoin(inbound, inbound.c.id == objects.c.source_id)
+    .outerjoin(platforms, platforms.c.id == inbound.c.platform_id)
+)
+
+
+async def page(
+    tx: Tx,
+    *,
+    module: str,
+    received: bool,
+    issuer: str | None = None,
+    platform_id: int | None = None,
+    subscriber: str | None = None,
+    after: int = 0,
+    limit: int,
+) -> list[StoredObject]:
+    """Read objects in the order of their last change, after a cursor (a ``seq``) that never skips.
+
+    An object that changes moves to the end, so a reader that goes on sees it again, never misses it.
+    """
+    statement = _STORED.where(objects.c.log == log_name(module, received=received), objects.c.seq > after)
+    for column, wanted in ((objects.c.issuer, issuer), (inbound.c.platform_id, platform_id), (inbound.c.subscriber, subscriber)):
+        if wanted is not None:
+            statement = statement.where(column == wanted)
+    return [_stored(row) for row in await tx.execute(statement.order_by(objects.c.seq).limit(limit))]
+
+
+async def one(
+    tx: Tx, module: str, issuer: str, key: str, *, received: bool, subscriber: str | None = None
+) -> list[StoredObject]:
+    """Read an object by its id: at most one issued here; received, one copy for each subscription it came under."""
+    statement = _STORED.where(
+        objects.c.log == log_name(module, received=received), objects.c.issuer == issuer, objects.c.object_key == key
+    )
+    if subscriber is not None:
+        statement = statement.where(inbound.c.subscriber == subscriber)
+    return [_stored(row) for row in await tx.execute(statement.order_by(objects.c.pk))]
+
+
+def _stored(row: Any) -> StoredObject:
+    audience = None if row.audience is None else tuple(party for party in row.audience.split(",") if party)
+    return StoredObject(
+        row.module, row.issuer, row.object_id, row.version, row.seq, audience, row.stored_at, row.payload, row.identity, row.subscriber
+    )
+
+
+def _parts(keys: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (keys[start : start + KEYS_MAX] for start in range(0, len(keys), KEYS_MAX))
+
+

@@ -1,0 +1,205 @@
+"""Both ends of subscriptions, identified as in 3.1.2.1: both platforms, both parties, the module.
+
+A row lives as long as the parties know each other; each subscribe begins a new *life* of it. The *epoch* of
+an outbound one is its fence: whoever changes it, or what it may see, raises it, and its owner's writes are
+conditional on the epoch that the owner read.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sqlalchemy import Table, and_, select, update
+
+from engine.store.database import Tx
+from engine.store.tables import inbound, outbound, platforms
+
+
+class Fenced(Exception):
+    """The subscription was changed since its owner read it; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundSubscription:
+    """The producer's end: a partner's party subscribed to one of ours."""
+
+    id: int
+    platform_id: int
+    platform: str
+    subscriber: str
+    producer: str
+    module: str
+    module_alias: str
+    state: str
+    life: int
+    epoch: int
+    owner: str | None
+    retry_interval_s: float
+    parallelism_limit: int
+    queue_size_max: int
+    watermark: int
+    caught_up: bool
+    catch_up_to: int
+    attempted_to: int
+    hold_until: float
+    began_at: float
+    ended_at: float | None
+    end_reason: str | None
+    ended_by: str | None
+    notice: str | None
+    notice_attempts: int
+    notice_due_at: float | None
+    notice_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class InboundSubscription:
+    """The consumer's end: one of our parties subscribed to a partner's."""
+
+    id: int
+    platform_id: int
+    platform: str
+    subscriber: str
+    producer: str
+    module: str
+    module_alias: str
+    state: str
+    life: int
+    retry_interval_s: float
+    parallelism_limit: int
+    queue_size_max: int | None
+    began_at: float
+    ended_at: float | None
+    end_reason: str | None
+    ended_by: str | None
+    attempts: int
+    next_action_at: float | None
+    last_error: str | None
+    state_checked_at: float | None
+    peer_queue_size: int | None
+    overflows: int
+
+
+def _select(table: Table, kind: type) -> Any:
+    columns = [platforms.c.identity if field.name == "platform" else table.c[field.name] for field in fields(kind)]
+    return select(*columns).join_from(table, platforms, platforms.c.id == table.c.platform_id)
+
+
+_OUTBOUND = _select(outbound, OutboundSubscription)
+_INBOUND = _select(inbound, InboundSubscription)
+
+
+def _identified(table: Table, platform_id: int, subscriber: str, producer: str, module: str) -> Any:
+    return and_(
+        table.c.platform_id == platform_id,
+        table.c.subscriber == subscriber,
+        table.c.producer == producer,
+        table.c.module == module,
+    )
+
+
+async def outbound_by_id(tx: Tx, subscription_id: int) -> OutboundSubscription | None:
+    """Read a partner's subscription."""
+    row = (await tx.execute(_OUTBOUND.where(outbound.c.id == subscription_id))).first()
+    return None if row is None else OutboundSubscription(*row)
+
+
+async def find_outbound(
+    tx: Tx, platform_id: int, subscriber: str, producer: str, module: str
+) -> OutboundSubscription | None:
+    """Find a partner's subscription by what identifies it."""
+    row = (await tx.execute(_OUTBOUND.where(_identified(outbound, platform_id, subscriber, producer, module)))).first()
+    return None if row is None else OutboundSubscription(*row)
+
+
+async def all_outbound(tx: Tx, platform_id: int | None = None) -> list[OutboundSubscription]:
+    """List partners' subscriptions, those that ended too."""
+    statement = _OUTBOUND if platform_id is None else _OUTBOUND.where(outbound.c.platform_id == platform_id)
+    return [OutboundSubscription(*row) for row in await tx.execute(statement.order_by(outbound.c.id))]
+
+
+async def add_outbound(tx: Tx, **values: Any) -> int:
+    """Store a new partner's subscription and return its id."""
+    result = await tx.execute(outbound.insert().values(**values).returning(outbound.c.id))
+    return int(result.scalar_one())
+
+
+async def change_outbound(tx: Tx, subscription: OutboundSubscription, **values: Any) -> None:
+    """Change a partner's subscription, and raise its epoch so that its owner notices.
+
+    Raises ``Fenced`` when it was changed since it was read.
+    """
+    result = await tx.execute(
+        update(outbound)
+        .where(outbound.c.id == subscription.id, outbound.c.epoch == subscription.epoch)
+        .values(epoch=subscription.epoch + 1, **values)
+    )
+    if not result.rowcount:
+        raise Fenced
+
+
+async def save_progress(tx: Tx, subscription_id: int, epoch: int, **values: Any) -> None:
+    """Write what only the owner writes (watermark, first catch-up).
+
+    Raises ``Fenced`` when the epoch is another.
+    """
+    result = await tx.execute(
+        update(outbound).where(outbound.c.id == subscription_id, outbound.c.epoch == epoch).values(**values)
+    )
+    if not result.rowcount:
+        raise Fenced
+
+
+async def hold_fence(tx: Tx, subscription_id: int, epoch: int) -> None:
+    """Keep the epoch as it is until this transaction ends.
+
+    Raises ``Fenced`` when it is another.
+    """
+    result = await tx.execute(
+        select(outbound.c.epoch).where(outbound.c.id == subscription_id).with_for_update(read=True)
+    )
+    if result.scalar() != epoch:
+        raise Fenced
+
+
+async def inbound_by_id(tx: Tx, subscription_id: int) -> InboundSubscription | None:
+    """Read a subscription of ours."""
+    row = (await tx.execute(_INBOUND.where(inbound.c.id == subscription_id))).first()
+    return None if row is None else InboundSubscription(*row)
+
+
+async def find_inbound(
+    tx: Tx, platform_id: int, subscriber: str, producer: str, module: str
+) -> InboundSubscription | None:
+    """Find a subscription of ours by what identifies it."""
+    row = (await tx.execute(_INBOUND.where(_identified(inbound, platform_id, subscriber, producer, module)))).first()
+    return None if row is None else InboundSubscription(*row)
+
+
+async def all_inbound(tx: Tx, platform_id: int | None = None) -> list[InboundSubscription]:
+    """List subscriptions of ours, those that ended too."""
+    statement = _INBOUND if platform_id is None else _INBOUND.where(inbound.c.platform_id == platform_id)
+    return [InboundSubscription(*row) for row in await tx.execute(statement.order_by(inbound.c.id))]
+
+
+async def add_inbound(tx: Tx, **values: Any) -> int:
+    """Store a new subscription of ours and return its id."""
+    result = await tx.execute(inbound.insert().values(**values).returning(inbound.c.id))
+    return int(result.scalar_one())
+
+
+async def change_inbound(tx: Tx, subscription: InboundSubscription, **values: Any) -> None:
+    """Change a subscription of ours.
+
+    Raises ``Fenced`` when its state or life is no longer the one that was read.
+    """
+    result = await tx.execute(
+        update(inbound)
+        .where(
+            inbound.c.id == subscription.id,
+            inbound.c.state == subscription.state,
+            inbound.c.life == subscription.life,
+        )
+        .values(**values)
+    )
+    if not result.rowcount:
+        raise Fenced
