@@ -101,7 +101,7 @@ class OpenEnum(ClosedEnum):
     """An OpenEnum: the table lists known values, and any other string is a value too."""
 
     @classmethod
-    def _missing_(cls, value: object) -> Any:  # noqa: ANN401 - as in enum
+    def _missing_(cls, value: object) -> Any:
         """Take a value that no table knows for what it is, and remember nothing of it."""
         if type(value) is not str:
             return None

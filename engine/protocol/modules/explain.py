@@ -7,9 +7,10 @@ A tolerant look (B23) counts what is missing, and enum values of no table, as wa
 RFC 3339 time. Types, sizes and rules count as ever.
 """
 
+import dataclasses
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from types import NoneType, SimpleNamespace, UnionType
@@ -50,10 +51,10 @@ class Report:
     """What a look at a payload brought to light."""
 
     tolerant: bool
-    problems: list[Problem] = field(default_factory=list)
-    warnings: list[Problem] = field(default_factory=list)
+    problems: list[Problem] = dataclasses.field(default_factory=list)
+    warnings: list[Problem] = dataclasses.field(default_factory=list)
     problem_count: int = 0
-    _told: set[str] = field(default_factory=set)
+    _told: set[str] = dataclasses.field(default_factory=set)
 
     def wrong(self, path: Path, found: str, expected: str) -> None:
         """Tell a problem."""
@@ -85,11 +86,11 @@ class Report:
 def explain(table: type[OcpiClass], payload: bytes, *, tolerant: bool) -> Report:
     """Look at all of a payload. Raises ``MalformedJson`` if it is not JSON."""
     report = Report(tolerant)
-    _table(table).look(read_exactly(payload), None, report)
+    table_of(table).look(read_exactly(payload), None, report)
     return report
 
 
-class _Kind(Protocol):
+class Kind(Protocol):
     """What a value may be."""
 
     @property
@@ -105,7 +106,9 @@ class _Kind(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Text:
+class Text:
+    """A string with a size, a pattern, or both."""
+
     expected: str
     length_min: int
     length_max: int | None
@@ -114,6 +117,7 @@ class _Text:
     empty: str = ""
 
     def look(self, value: object, path: Path, report: Report) -> str:
+        """Report what is wrong with it."""
         pattern = (self.tolerant if report.tolerant else None) or self.pattern
         if (
             type(value) is str
@@ -128,7 +132,9 @@ class _Text:
 
 
 @dataclass(frozen=True, slots=True)
-class _Number:
+class Numeric:
+    """A number, whole or not, between limits or not."""
+
     expected: str
     whole: bool
     at_least: float | None
@@ -136,6 +142,7 @@ class _Number:
     empty: int = 0
 
     def look(self, value: object, path: Path, report: Report) -> Decimal | int:
+        """Report what is wrong with it."""
         if type(value) is NumberText:
             number = exact(value)
             if (
@@ -149,11 +156,14 @@ class _Number:
 
 
 @dataclass(frozen=True, slots=True)
-class _Boolean:
+class Boolean:
+    """True or false."""
+
     expected: str = "true or false"
     empty: None = None
 
     def look(self, value: object, path: Path, report: Report) -> bool | None:
+        """Report what is wrong with it."""
         if type(value) is bool:
             return value
         report.wrong(path, shorten(value), self.expected)
@@ -161,18 +171,22 @@ class _Boolean:
 
 
 @dataclass(frozen=True, slots=True)
-class _Enum:
+class Values:
+    """An enum or OpenEnum."""
+
     values: type[ClosedEnum]
     empty: str = ""
 
     @property
     def expected(self) -> str:
+        """List the values, all of them."""
         names = ", ".join(self.values)
         if issubclass(self.values, OpenEnum):
             return f"a text, of {self.values.__name__} or another one: {names}"
         return f"one of {self.values.__name__}: {names}"
 
     def look(self, value: object, path: Path, report: Report) -> str:
+        """Report what is wrong with it."""
         if type(value) is not str or not _is_unicode(value):
             report.wrong(path, shorten(value), self.expected)
             return self.empty
@@ -182,19 +196,24 @@ class _Enum:
 
 
 @dataclass(frozen=True, slots=True)
-class _List:
-    items: _Kind
+class ListOf:
+    """A list of one kind of thing."""
+
+    items: Kind
     at_least: int
 
     @property
     def expected(self) -> str:
+        """Describe the list by its items."""
         return f"a list of {'one or more: ' if self.at_least else ''}{self.items.expected}"
 
     @property
     def empty(self) -> list[Any]:
+        """Return what rules see instead."""
         return []
 
     def look(self, value: object, path: Path, report: Report) -> list[Any]:
+        """Report what is wrong with it."""
         if type(value) is not list:
             report.wrong(path, shorten(value), self.expected)
             return self.empty
@@ -204,17 +223,24 @@ class _List:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class Row:
+    """A row of a class table."""
+
     name: str
+    """Name of the field in JSON."""
     attribute: str
+    """Name of the field in Python."""
     required: bool
-    kind: _Kind
+    kind: Kind
+    meaning: str
 
     @property
     def empty(self) -> object:
+        """Return what rules see instead."""
         return self.kind.empty if self.required else None
 
     def look(self, value: dict[str, Any], path: Path, report: Report) -> object:
+        """Report what is wrong with it."""
         item = value.get(self.name)
         if item is not None:
             return self.kind.look(item, (path, self.name), report)
@@ -226,19 +252,24 @@ class _Row:
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
+class Table:
+    """A class table, as its declaration says."""
+
     table: type[OcpiClass]
-    rows: tuple[_Row, ...]
+    rows: tuple[Row, ...]
 
     @property
     def expected(self) -> str:
+        """Name the class."""
         return f"an object {self.table.__name__}"
 
     @property
     def empty(self) -> SimpleNamespace:
+        """Return an object in which everything is missing."""
         return SimpleNamespace(**{row.attribute: row.empty for row in self.rows})
 
     def look(self, value: object, path: Path, report: Report) -> SimpleNamespace:
+        """Report what is wrong with it."""
         if type(value) is not dict:
             report.wrong(path, shorten(value), self.expected)
             return self.empty
@@ -259,15 +290,18 @@ class _Table:
 
 
 @cache
-def _table(table: type[OcpiClass]) -> _Table:
+def table_of(table: type[OcpiClass]) -> Table:
+    """Read the declaration of a class table."""
     hints = get_type_hints(table, include_extras=True)
-    fields = msgspec.structs.fields(table)
-    return _Table(
-        table, tuple(_Row(row.encode_name, row.name, row.required, _kind(hints[row.name])) for row in fields)
-    )
+    return Table(table, tuple(_row(field, hints[field.name]) for field in msgspec.structs.fields(table)))
 
 
-def _kind(hint: Any, *metas: msgspec.Meta) -> _Kind:  # noqa: ANN401 - a type, or what typing makes of one
+def _row(field: msgspec.structs.FieldInfo, hint: Any) -> Row:
+    (meaning,) = (note for note in hint.__metadata__ if isinstance(note, str))
+    return Row(field.encode_name, field.name, field.required, _kind(hint), meaning)
+
+
+def _kind(hint: Any, *metas: msgspec.Meta) -> Kind:
     """Turn the right side of a row into what it allows; ``metas``: what stands around it, innermost first."""
     if get_origin(hint) is Annotated:
         inner, *notes = get_args(hint)
@@ -277,21 +311,21 @@ def _kind(hint: Any, *metas: msgspec.Meta) -> _Kind:  # noqa: ANN401 - a type, o
         return _kind(inner, *metas)
     if get_origin(hint) is list:
         (items,) = get_args(hint)
-        return _List(_kind(items), max((meta.min_length or 0 for meta in metas), default=0))
+        return ListOf(_kind(items), max((meta.min_length or 0 for meta in metas), default=0))
     if issubclass(hint, OcpiClass):
-        return _table(hint)
+        return table_of(hint)
     if issubclass(hint, ClosedEnum):
-        return _Enum(hint)
+        return Values(hint)
     if hint is bool:
-        return _Boolean()
+        return Boolean()
     if hint is str:
         return _text(metas)
     return _number(metas, whole=hint is int)
 
 
-def _text(metas: tuple[msgspec.Meta, ...]) -> _Text:
+def _text(metas: tuple[msgspec.Meta, ...]) -> Text:
     pattern = _last(metas, "pattern")
-    return _Text(
+    return Text(
         _described(metas),
         _last(metas, "min_length") or 0,
         _last(metas, "max_length"),
@@ -300,15 +334,15 @@ def _text(metas: tuple[msgspec.Meta, ...]) -> _Text:
     )
 
 
-def _number(metas: tuple[msgspec.Meta, ...], *, whole: bool) -> _Number:
-    return _Number(_described(metas), whole, _last(metas, "ge"), _last(metas, "le"))
+def _number(metas: tuple[msgspec.Meta, ...], *, whole: bool) -> Numeric:
+    return Numeric(_described(metas), whole, _last(metas, "ge"), _last(metas, "le"))
 
 
 def _described(metas: tuple[msgspec.Meta, ...]) -> str:
     return f"{_last(metas, 'title')}, {_last(metas, 'description')}"
 
 
-def _last(metas: tuple[msgspec.Meta, ...], name: str) -> Any:  # noqa: ANN401 - what the declaration says
+def _last(metas: tuple[msgspec.Meta, ...], name: str) -> Any:
     """Return what the outermost declaration says of this."""
     return next((given for meta in reversed(metas) if (given := getattr(meta, name)) is not None), None)
 

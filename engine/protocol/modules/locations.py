@@ -370,9 +370,7 @@ class Parking(OcpiClass, kw_only=True):
     roofed: Annotated[Maybe[bool], "Whether there is a roof."] = None
     images: Annotated[Many[Image], "Photos of the place."] = None
     lighting: Annotated[Maybe[bool], "Whether there are lamps."] = None
-    standards: Annotated[Many[UnicodeString_1_36], "Standards that the place follows, such as PAS 1899."] = (
-        None
-    )
+    standards: Annotated[Many[UnicodeString_1_36], "Standards that the place follows, such as PAS 1899."] = None
 
 
 class EVSE(RuledClass, kw_only=True):
@@ -408,9 +406,7 @@ class ChargingStation(OcpiClass, kw_only=True):
     floor_level: Annotated[Maybe[AsciiString_1_4], "The floor that it is on, as people there call it."] = None
     coordinates: Annotated[Maybe[GeoLocation], "Where it is."] = None
     physical_reference: Annotated[Maybe[UnicodeString_1_16], "What is printed on it."] = None
-    directions: Annotated[Many[DisplayText], "How to reach it from the entrance, in several languages."] = (
-        None
-    )
+    directions: Annotated[Many[DisplayText], "How to reach it from the entrance, in several languages."] = None
     images: Annotated[Many[Image], "Photos and logos."] = None
     last_updated: Annotated[DateTime, "When it or one of its EVSEs last changed."]
 
@@ -467,9 +463,7 @@ class Hours(RuledClass, kw_only=True):
     """5.4.25: When a Location is open."""
 
     twentyfourseven: Annotated[bool, "Whether it is open all day, every day, but for the exceptions."]
-    regular_hours: Annotated[Many[RegularHours], "The hours of each weekday, if it is not open always."] = (
-        None
-    )
+    regular_hours: Annotated[Many[RegularHours], "The hours of each weekday, if it is not open always."] = None
     exceptional_openings: Annotated[Many[ExceptionalPeriod], "When it is open besides."] = None
     exceptional_closings: Annotated[Many[ExceptionalPeriod], "When it is closed all the same."] = None
 
@@ -510,18 +504,16 @@ class PublishTokenType(RuledClass, kw_only=True):
         if self.uid is not None and self.type is None:
             yield Breach(("type",), "nothing", "the token's type, since uid is there", weight=Weight.MISSING)
         if self.visual_number is not None and self.issuer is None:
-            yield Breach(
-                ("issuer",), "nothing", "the issuer, since visual_number is there", weight=Weight.MISSING
-            )
+            yield Breach(("issuer",), "nothing", "the issuer, since visual_number is there", weight=Weight.MISSING)
 
 
 class Location(RuledClass, kw_only=True):
     """5.4.31: A place to charge. Its id is that of the Party Issued Object."""
 
     publish: Annotated[bool, "Whether it may be shown to everybody."]
-    publish_allowed_to: Annotated[
-        Many[PublishTokenType], "Whose holders it may be shown to, if not to everybody."
-    ] = None
+    publish_allowed_to: Annotated[Many[PublishTokenType], "Whose holders it may be shown to, if not to everybody."] = (
+        None
+    )
     name: Annotated[Maybe[UnicodeString_1_255], "What it is called."] = None
     address: Annotated[Maybe[Address], "Where it is; has to be there unless publish is false."] = None
     related_locations: Annotated[Many[AdditionalGeoLocation], "Further points that matter."] = None
@@ -535,9 +527,7 @@ class Location(RuledClass, kw_only=True):
     facilities: Annotated[Many[Facility], "What it belongs to."] = None
     time_zone: Annotated[AsciiString_1_255, "Name of its time zone, such as Europe/Brussels."]
     opening_times: Annotated[Maybe[Hours], "When one can get to its EVSEs."] = None
-    charging_when_closed: Annotated[
-        Maybe[bool], "Whether charging goes on when it is closed; if left out, yes."
-    ] = None
+    charging_when_closed: Annotated[Maybe[bool], "Whether charging goes on when it is closed; if left out, yes."] = None
     images: Annotated[Many[Image], "Photos and logos."] = None
     energy_mix: Annotated[Maybe[EnergyMix], "Where its energy comes from."] = None
     max_power: Annotated[Maybe[LocationMaxPower], "How much it can draw from the grid at once."] = None
@@ -563,9 +553,7 @@ class Location(RuledClass, kw_only=True):
         ]
         for index in _repeated([uid for _, _, uid in places]):
             n, m, uid = places[index]
-            yield Breach(
-                ("charging_pool", n, "evses", m, "uid"), f'"{uid}" again', "another uid for each EVSE"
-            )
+            yield Breach(("charging_pool", n, "evses", m, "uid"), f'"{uid}" again', "another uid for each EVSE")
 
 
 # -- rules ------------------------------------------------------------------------------------------------
@@ -581,9 +569,7 @@ def _in_order(hours: list[RegularHours]) -> Iterator[Breach]:
     Order is the text's wish, but it means nothing, and real platforms do send Wednesday before Monday.
     """
     # What is wrong in itself cannot be compared with anything.
-    whole = [
-        (n, each) for n, each in enumerate(hours) if each.weekday and each.period_begin and each.period_end
-    ]
+    whole = [(n, each) for n, each in enumerate(hours) if each.weekday and each.period_begin and each.period_end]
     week = sorted(whole, key=lambda entry: (entry[1].weekday, entry[1].period_begin))
     if week != whole:
         yield Breach(("regular_hours",), "another order", "the order of the week", Weight.ODD)

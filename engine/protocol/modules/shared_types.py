@@ -63,9 +63,7 @@ class BusinessDetails(OcpiClass, kw_only=True):
     name: Annotated[UnicodeString_1_100, "What the company is called."]
     website: Annotated[Maybe[URL], "Its web site."] = None
     logo: Annotated[Maybe[Image], "Its logo."] = None
-    technical_contact: Annotated[Maybe[PointOfContact], "Whom to turn to when something technical fails."] = (
-        None
-    )
+    technical_contact: Annotated[Maybe[PointOfContact], "Whom to turn to when something technical fails."] = None
 
 
 class TokenType(OpenEnum):
