@@ -67,7 +67,7 @@ def check_object(body: bytes, *, depth_max: int = DEPTH_MAX) -> None:
     _check_slowly(body)
 
 
-def read_exactly(text: bytes) -> Any:  # noqa: ANN401 - any JSON value
+def read_exactly(text: bytes) -> Any:
     """Read JSON with its numbers as ``NumberText``; of a key that stands twice the last value counts.
 
     Raises ``MalformedJson``.
@@ -122,7 +122,7 @@ def _check_slowly(body: bytes) -> None:
         raise DuplicateKeys(tuple(_first(_duplicates(value), DUPLICATES_MAX)))
 
 
-def _read(text: bytes, hook: Any) -> Any:  # noqa: ANN401 - any JSON value
+def _read(text: bytes, hook: Any) -> Any:
     try:
         return json.loads(
             str(text, "utf-8"),

@@ -134,9 +134,7 @@ DateTime = Annotated[
     Meta(
         title="DateTime",
         description="an RFC 3339 time in UTC with 0, 1 or 3 decimals, such as 2026-05-04T09:30:00.000Z",
-        pattern=(
-            rf"^{_DATE}[Tt](?:{_CLOCK}:[0-5][0-9]|23:59:60)(?:\.[0-9](?:[0-9]{{2}})?)?(?:[Zz]|[+\-]00:00)\Z"
-        ),
+        pattern=(rf"^{_DATE}[Tt](?:{_CLOCK}:[0-5][0-9]|23:59:60)(?:\.[0-9](?:[0-9]{{2}})?)?(?:[Zz]|[+\-]00:00)\Z"),
         extra={TOLERANT: re.compile(rf"^{_DATE}[Tt]{_CLOCK}:(?:[0-5][0-9]|60)(?:\.[0-9]+)?{_OFFSET}\Z")},
     ),
 ]
