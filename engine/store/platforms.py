@@ -113,9 +113,7 @@ async def add_platform(tx: Tx, identity: PlatformIdentity, *, now: float) -> Pla
     values = {"identity": identity, "state": PlatformState.NEW, "created_at": now}
     statement = insert(platforms).values(**values).returning(platforms.c.id)
     platform_id = (await tx.execute(statement)).scalar_one()
-    added = await platform_by_id(tx, platform_id)
-    assert added is not None
-    return added
+    return _platform((await tx.execute(_PLATFORM.where(platforms.c.id == platform_id))).one())
 
 
 async def change_platform(tx: Tx, platform_id: int, **values: Any) -> None:
@@ -163,9 +161,7 @@ async def end_certificates(
 async def add_renewal(tx: Tx, **values: Any) -> Renewal:
     """Store a renewal; the names are those of ``Renewal``."""
     renewal_id = (await tx.execute(insert(renewals).values(**values).returning(renewals.c.id))).scalar_one()
-    added = await renewal_by_id(tx, renewal_id)
-    assert added is not None
-    return added
+    return _renewal((await tx.execute(_RENEWAL.where(renewals.c.id == renewal_id))).one())
 
 
 async def renewal_by_id(tx: Tx, renewal_id: int) -> Renewal | None:
