@@ -68,13 +68,13 @@ class Authority:
 
     @classmethod
     def create(cls, name: str, *, now: float, purpose: Purpose = Purpose.CLIENT) -> Self:
-        """Make a new authority, in memory; ``name`` is what people will see, 64 characters at most.
+        """Make a new authority, in memory; ``name`` is what people will see.
 
         Raises:
-            BadAuthority: the name is empty or too long.
+            BadAuthority: the name is empty, too long, or not printable ASCII.
         """
-        if not 0 < len(name) <= names.COMMON_NAME_MAX:
-            raise BadAuthority(f"an authority's name has 1 to {names.COMMON_NAME_MAX} characters")
+        if not (name.isascii() and name.isprintable() and 0 < len(name) <= names.COMMON_NAME_MAX):
+            raise BadAuthority(f"an authority's name has 1 to {names.COMMON_NAME_MAX} printable ASCII characters")
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _subject(name)
         begin = int(now - policy.CLOCK_SKEW_S)
@@ -190,10 +190,11 @@ class Authority:
         begin = max(int(now - policy.CLOCK_SKEW_S), int(own.not_valid_before_utc.timestamp()))
         end = min(int(now + lifetime_s), int(self.not_after))
         issuer_key = own.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        subject = _subject(common_name)
         certificate = (
-            _builder(_subject(common_name), public_key, begin, end)
+            _builder(subject, public_key, begin, end)
             .issuer_name(own.subject)
-            .add_extension(x509.SubjectAlternativeName(others), critical=False)
+            .add_extension(x509.SubjectAlternativeName(others), critical=not subject.rdns)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(sign_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([_USAGE[self.purpose]]), critical=True)
@@ -205,6 +206,8 @@ class Authority:
 
 
 def _subject(common_name: str) -> x509.Name:
+    if len(common_name) > names.COMMON_NAME_MAX:
+        return x509.Name([])  # only a server's: the alternative names say it all, and are critical then (RFC 5280)
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 

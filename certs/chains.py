@@ -73,12 +73,13 @@ def check_chain(chain_pem: bytes | str, *, key_pem: bytes, common_name: str, now
     key = files.load_key(key_pem, "our private key").public_key()
     with pem.reading("the certificate chain", BadCertificate):
         found = _certificates(data)
-        leaf = next((certificate for certificate in found if certificate.public_key() == key), None)
-        if leaf is None:
+        own = [certificate for certificate in found if certificate.public_key() == key]
+        if not own:
             raise BadCertificate(
                 "none of the certificates is for our key: it answers another request of ours, or somebody else's; "
                 "ask for one for the request that was sent last"
             )
+        leaf = max(own, key=lambda certificate: certificate.not_valid_after_utc)  # a kept key may have an old one too
         chain = _ordered(leaf, found)
         _check_leaf(leaf, names.common_name(common_name))
         for certificate in chain:
