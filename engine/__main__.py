@@ -1,0 +1,14 @@
+"""`ocpi-engine`, and `python -m engine`."""
+
+import sys
+
+from engine.cli.main import run
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

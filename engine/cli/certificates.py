@@ -1,0 +1,204 @@
+"""`certificate …`: client certificates, exchanged by file and checked by phone (UC 01.01), renewed, ended, shown."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from engine.cli.failure import Failure
+from engine.cli.options import Folder, Json, Panel, Partner
+
+group = typer.Typer(
+    name="certificate",
+    help="Client certificates: request, sign, install, renew, end, show.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead of to standard output.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.add_typer(group, rich_help_panel=Panel.REGISTRATION)
+
+
+@group.command()
+def request(folder: Folder, partner: Partner, out: Out = None, as_json: Json = False) -> None:
+    """Make a key and a signing request for a PARTNER to sign. The key stays here."""
+    from engine.cli import output
+    from engine.cli.api import Api
+
+    with Api(folder) as api:
+        made = api.post("/api/v1/certificates/request", {"platform": partner})
+    if as_json:
+        output.show(made)
+        return
+    _write(made["csr"], out)
+    output.note(output.good("✓ "), f"signing request for {partner}, as {made['identity']}")
+    output.note("  fingerprint  ", _spaced(made["fingerprint"]))
+    output.note(
+        output.faint("  send them the request; they compare the fingerprint with you by phone before they sign")
+    )
+
+
+@group.command()
+def sign(
+    folder: Folder,
+    csr: Annotated[Path, typer.Argument(metavar="CSR", help="The partner's signing request; - for standard input.")],
+    out: Out = None,
+    confirmed: Annotated[
+        bool, typer.Option("--confirmed", help="Identity and fingerprint were checked by phone: do not ask.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Sign a partner's request, after identity and fingerprint were checked by phone (R.01.01.04)."""
+    from engine.cli import output
+    from engine.cli.api import Api
+
+    text = _text(csr)
+    with Api(folder) as api:
+        found = api.post("/api/v1/certificates/inspect", {"csr": text})
+        output.note(output.faint("identity     "), found["identity"])
+        output.note(output.faint("fingerprint  "), _spaced(found["fingerprint"]))
+        if not confirmed:
+            _ask_whether_confirmed(found)
+        signed = api.post("/api/v1/certificates/sign", {"csr": text, "confirmed": True})
+    if as_json:
+        output.show(signed)
+        return
+    _write(signed["chain"], out)
+    output.note(output.good("✓ "), f"signed for {signed['identity']}, serial {signed['serial']}, ", _ends(signed))
+    output.note(output.faint("  send the chain back; they install it with `ocpi-engine certificate install`"))
+
+
+@group.command()
+def install(
+    folder: Folder,
+    partner: Partner,
+    chain: Annotated[Path, typer.Argument(metavar="CHAIN", help="What the partner signed; - for standard input.")],
+    as_json: Json = False,
+) -> None:
+    """Install the certificate that a PARTNER signed for us."""
+    from engine.cli import output
+    from engine.cli.api import Api
+
+    with Api(folder) as api:
+        installed = api.post("/api/v1/certificates/install", {"platform": partner, "chain": _text(chain)})
+    if as_json:
+        output.show(installed)
+        return
+    output.done(
+        f"{partner} knows us by certificate {installed['serial']}; {_ends(installed)}",
+        then=f"next: ocpi-engine connect {folder} https://… --identity {partner}",
+    )
+
+
+@group.command()
+def renew(folder: Folder, partner: Partner, as_json: Json = False) -> None:
+    """Ask a PARTNER for a new certificate now; by itself it is done in time (UC 01.04)."""
+    from engine.cli import output
+    from engine.cli.api import Api
+
+    with Api(folder) as api:
+        answer = api.post(f"/api/v1/platforms/{partner}/renew")
+    if as_json:
+        output.show(answer)
+        return
+    output.done(
+        f"asked {partner} for a new certificate; the present one is used until it comes",
+        then=f"see: ocpi-engine certificate show {folder}",
+    )
+
+
+@group.command()
+def end(
+    folder: Folder,
+    serial: Annotated[str, typer.Argument(help="Serial of a certificate that we issued, hexadecimal.")],
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "ended by the operator",
+    as_json: Json = False,
+) -> None:
+    """End a certificate that we issued: it is refused from now on."""
+    from engine.cli import output
+    from engine.cli.api import Api
+
+    with Api(folder) as api:
+        ended = api.post(f"/api/v1/certificates/{serial}/end", {"reason": reason})
+    if as_json:
+        output.show(ended)
+        return
+    output.done(f"certificate {serial} of {ended['platform']} is refused from now on")
+
+
+@group.command()
+def show(folder: Folder, as_json: Json = False) -> None:
+    """Show the certificates that we issued, and those issued to us."""
+    from engine.cli import output
+    from engine.cli.api import Api
+
+    with Api(folder) as api:
+        found = api.get("/api/v1/certificates")
+    if as_json:
+        output.show(found)
+        return
+    output.print_table(
+        ["partner", "issued", "state", "serial", "from", "until"],
+        [
+            [
+                one["platform"],
+                "by us" if one["issued_here"] else "to us",
+                output.good(one["state"]) if one["state"] == "valid" else output.odd(one["state"]),
+                one["serial"],
+                one["not_before"][:10],
+                f"{one['not_after'][:10]} ({output.age(one['not_after'])})",
+            ]
+            for one in found
+        ],
+        none="no certificates yet; begin with `ocpi-engine certificate request`",
+    )
+
+
+def _ask_whether_confirmed(found: dict[str, Any]) -> None:
+    if not sys.stdin.isatty():
+        raise Failure(
+            f"nobody here can say whether {found['identity']} was checked by phone",
+            "after the check, say so with --confirmed",
+        )
+    question = "Did a person there read you this identity and fingerprint by phone?"
+    if not typer.confirm(question, default=False, err=True):
+        raise Failure("not signed", "call them first (R.01.01.04)")
+
+
+def _spaced(fingerprint: str) -> str:
+    """Write a fingerprint so that it can be read aloud."""
+    plain = fingerprint.replace(":", "")
+    return " ".join(plain[start : start + 4] for start in range(0, len(plain), 4))
+
+
+def _ends(certificate: dict[str, Any]) -> str:
+    from engine.cli import output
+
+    return f"until {certificate['not_after'][:10]} ({output.age(certificate['not_after'])})"
+
+
+def _text(path: Path) -> str:
+    try:
+        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(f"cannot read {path}: {error}", "give a PEM file") from error
+
+
+def _write(text: str, out: Path | None) -> None:
+    from engine.cli import output
+
+    if out is None:
+        output.write_bytes(text.encode())
+        return
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Failure(f"cannot write {out}: {error.strerror}", "choose another --out") from error
+    output.note(output.faint(f"  written to {out}"))

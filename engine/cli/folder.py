@@ -1,0 +1,84 @@
+"""`init` and `serve`: a platform's folder, and the platform."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.cli.failure import Failure
+from engine.cli.options import Folder, Json, Panel
+
+DEFAULT_LISTEN = "127.0.0.1:8443"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command(rich_help_panel=Panel.START)(init)
+    app.command(rich_help_panel=Panel.START)(serve)
+
+
+def init(
+    folder: Folder,
+    *,
+    identity: Annotated[str, typer.Option(metavar="NAME", help="Our Platform Identity: a domain name of ours.")],
+    party: Annotated[list[str], typer.Option(metavar="PARTY", help="A party to host here; may be repeated.")],
+    role: Annotated[
+        list[str] | None, typer.Option(metavar="ROLE", help="What they are: CPO (if left out), EMSP; may be repeated.")
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where partners reach us; https://NAME:PORT/ocpi if left out.")
+    ] = None,
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where we listen for partners.")] = DEFAULT_LISTEN,
+    server_certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Server certificate, leaf first; if left out, one is made.")
+    ] = None,
+    server_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its private key.")] = None,
+    allow_private_addresses: Annotated[
+        bool, typer.Option("--allow-private-addresses", help="Partners on this machine or network, for trials.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a platform's folder: settings, keys, the authority for partners' certificates, the database."""
+    from certs.errors import CertificateError
+    from engine.cli import output
+    from engine.registration.errors import Refused
+    from engine.registration.folder import init_folder
+    from engine.settings import BadSettings, PlatformFolder
+
+    host, port = _host_and_port(listen)
+    if (server_certificate is None) != (server_key is None):
+        raise typer.BadParameter("--server-certificate and --server-key belong together")
+    try:
+        made = init_folder(
+            PlatformFolder(folder),
+            identity=identity,
+            base_url=base_url or f"https://{identity}{'' if port == 443 else f':{port}'}/ocpi",  # noqa: PLR2004 - https
+            parties=party,
+            roles=role or ["CPO"],
+            listen_host=host,
+            listen_port=port,
+            server_certificate=server_certificate,
+            server_key=server_key,
+            allow_private=allow_private_addresses,
+        )
+    except (Refused, BadSettings, CertificateError, OSError) as error:
+        raise Failure(str(error), "nothing was made") from error
+    _ = made
+    if as_json:
+        output.show({"folder": str(folder), "identity": identity})
+        return
+    output.done(f"{identity} lives in {folder}, and hosts {', '.join(party)}", then=f"next: ocpi-engine serve {folder}")
+
+
+def serve(folder: Folder) -> None:
+    """Run the platform in the foreground, until Ctrl-C or SIGTERM."""
+    from engine.app import run
+
+    run(folder)
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    host, separator, port = text.rpartition(":")
+    if not separator or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - ports end there
+        raise typer.BadParameter(f"{text!r} is no HOST:PORT")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,201 @@
+"""`state`: what is owed, what is stuck and why (P9); once, or refreshed."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.cli.options import Folder, Json, Panel
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+STUCK_SHOWN_MAX = 20  # lines that a person reads; --json has them all
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command(rich_help_panel=Panel.WATCH)(state)
+
+
+def state(
+    folder: Folder,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How often with --watch.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Show partners, subscriptions with what they owe, and whatever is stuck: since when, why, and what comes next."""
+    from engine.cli import output
+    from engine.cli.api import Api
+
+    with Api(folder) as api:
+        if watch:
+            _watch(api, every)
+            return
+        found = api.get("/api/v1/state")
+    if as_json:
+        output.show(found)
+    else:
+        output.console().print(_laid_out(found))
+
+
+def _watch(api: Any, every_s: float) -> None:
+    import time
+
+    from rich.live import Live
+
+    from engine.cli import output
+    from engine.cli.failure import Failure
+
+    if output.as_json():
+        while True:
+            output.write_bytes(api.read("/api/v1/state") + b"\n")
+            time.sleep(every_s)
+    with Live(console=output.console(), auto_refresh=False, screen=output.console().is_terminal) as live:
+        while True:
+            try:
+                live.update(_laid_out(api.get("/api/v1/state")), refresh=True)
+            except Failure as failure:
+                live.update(output.odd(f"… {failure.message}"), refresh=True)
+            time.sleep(every_s)
+
+
+def _laid_out(found: dict[str, Any]) -> "Group":
+    from rich.console import Group
+    from rich.text import Text
+
+    from engine.cli import output
+
+    parts: list[Any] = [
+        Text.assemble(("platforms", "bold cyan"), output.faint(f"   at {found['time']}")),
+        _platforms(found["platforms"]) if found["platforms"] else output.faint("none yet"),
+    ]
+    for heading, key, columns, row in (
+        ("subscriptions of partners here", "subscriptions_here", _THEIRS, _theirs),
+        ("subscriptions of ours", "subscriptions_of_ours", _OURS, _ours),
+    ):
+        live = [one for one in found[key] if not one["ended_at"]]
+        if live:
+            table = output.table(
+                columns, [row(one) for one in live], right=["queue", "in flight", "failing", "queue there"]
+            )
+            parts += [Text(), Text(heading, style="bold cyan"), table]
+    parts += [Text(), _stored(found["objects"])]
+    parts += [Text(), *_stuck(found["stuck"])]
+    return Group(*parts)
+
+
+def _platforms(platforms: list[dict[str, Any]]) -> Any:
+    from engine.cli import output
+    from engine.cli.platforms import coloured
+
+    rows = []
+    for one in platforms:
+        reach = (
+            "answers" if one["reachable"] else output.odd(f"down; next try {output.age(one['next_probe_at']) or 'now'}")
+        )
+        connected = one["state"].lower() == "connected"
+        rows.append(
+            [
+                one["identity"],
+                coloured(one["state"]),
+                reach if connected else None,
+                output.age(one["connected_at"]),
+                one["last_error"],
+            ]
+        )
+    return output.table(["partner", "state", "", "connected", "last error"], rows)
+
+
+_THEIRS = [
+    "id",
+    "module",
+    "producer → receiver",
+    "state",
+    "queue",
+    "oldest waits",
+    "in flight",
+    "failing",
+    "next attempt",
+    "last error",
+]
+_OURS = ["id", "module", "producer → receiver", "state", "queue there", "asked", "next", "last error"]
+
+
+def _theirs(one: dict[str, Any]) -> list[Any]:
+    from engine.cli import output
+    from engine.cli.platforms import coloured
+
+    catching_up = "" if one["first_catch_up_done"] else ", catching up"
+    failing = one["waiting_for_backoff"] + one["rejected"]
+    return [
+        f"out-{one['id']}",
+        one["module"],
+        f"{one['producer']} → {one['subscriber']}",
+        coloured(one["state"] + catching_up),
+        output.number(one["queue_size"]),
+        output.duration(one["delay_s"]),
+        str(one["in_flight"]),
+        output.odd(str(failing)) if failing else "0",
+        _time_to(one["next_attempt_at"]),
+        one["last_error"],
+    ]
+
+
+def _ours(one: dict[str, Any]) -> list[Any]:
+    from engine.cli import output
+    from engine.cli.platforms import coloured
+
+    return [
+        f"in-{one['id']}",
+        one["module"],
+        f"{one['producer']} → {one['subscriber']}",
+        coloured(one["state"]),
+        output.number(one["queue_size_there"]),
+        output.age(one["state_checked_at"]),
+        _time_to(one["next_action_at"]),
+        one["last_error"],
+    ]
+
+
+def _time_to(text: str | None) -> str | None:
+    """Say in how long something comes; what is due already comes now."""
+    from engine.cli import output
+
+    when = output.moment(text)
+    return None if when is None else "now" if when <= datetime.now(UTC) else output.age(text)
+
+
+def _stored(objects: dict[str, Any]) -> Any:
+    from rich.text import Text
+
+    from engine.cli import output
+
+    parts = [
+        f"{kind} {output.number(one['count'])} {one['module']} of {one['issuer']}"
+        for kind in ("issued", "received")
+        for one in objects[kind]
+    ]
+    return Text.assemble(("objects", "bold cyan"), "  ", ", ".join(parts) or output.faint("none yet"))
+
+
+def _stuck(stuck: list[dict[str, Any]]) -> list[Any]:
+    from rich.text import Text
+
+    from engine.cli import output
+
+    if not stuck:
+        return [output.good("✓ nothing is stuck")]
+    rows = [
+        [
+            one["what"],
+            output.age(one["since"]),
+            one["why"],
+            "none: it was refused" if one.get("rejected") else _time_to(one["next_attempt_at"]),
+        ]
+        for one in stuck[:STUCK_SHOWN_MAX]
+    ]
+    more = len(stuck) - STUCK_SHOWN_MAX
+    heading = Text(f"stuck: {len(stuck)}", style="bold yellow")
+    end = [output.faint(f"and {more} more; --json has them all")] if more > 0 else []
+    return [heading, output.table(["what", "since", "why", "next attempt"], rows), *end]

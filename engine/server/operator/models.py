@@ -1,0 +1,402 @@
+"""Bodies and answers of the local API, as OpenAPI shows them. Payloads are bytes elsewhere: see ``wire``."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from engine.clock import ocpi_time
+from engine.protocol.ids import PartyId, party_id
+
+Party = Annotated[
+    PartyId, BeforeValidator(lambda text: party_id(str(text))), Field(description="a Party ID", examples=["BEBEC"])
+]
+Identity = Annotated[
+    str,
+    BeforeValidator(lambda text: str(text).lower()),
+    Field(description="a Platform Identity: a domain name (R.01.01.02)", examples=["emsp.example.org"]),
+]
+
+
+def _moment(value: object) -> object:
+    return datetime.fromtimestamp(value, UTC) if isinstance(value, float | int) else value
+
+
+Moment = Annotated[
+    datetime,
+    BeforeValidator(_moment),
+    PlainSerializer(lambda moment: ocpi_time(moment.timestamp()), return_type=str),
+    Field(description="UTC", examples=["2026-05-01T09:30:00.000Z"]),
+]
+
+
+class Body(BaseModel):
+    """What is sent to us: unknown fields are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+
+class Shown(BaseModel):
+    """What we answer, read from the engine's own values."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+# errors
+
+
+class FieldProblem(Shown):
+    """One thing that is wrong, with its place."""
+
+    pointer: str = Field(description="JSON Pointer", examples=["/evses/0/uid"])
+    found: str
+    expected: str
+
+    @classmethod
+    def all_of(cls, problems: tuple[Any, ...]) -> "list[FieldProblem]":
+        """Show what a module found."""
+        return [cls.model_validate(problem) for problem in problems]
+
+
+class ErrorDetails(Shown):
+    """Why not, and what to do."""
+
+    message: str
+    hint: str | None = None
+    problems: list[FieldProblem] = []
+
+
+class ErrorAnswer(Shown):
+    """Every answer that is not 2xx."""
+
+    error: ErrorDetails
+
+
+# objects
+
+
+class ObjectToPublish(Body):
+    """A line of a batch. The payload's bytes are kept as they are sent."""
+
+    id: str = Field(description="object id, up to 36 printable ASCII characters", examples=["BEBEC-L000001"])
+    payload: dict[str, Any] = Field(description="the object as its module's table says")
+    audience: list[Party] | None = Field(
+        None, description="the only parties that may see it, on this platform's own subscriptions; all, if left out"
+    )
+
+
+class PublishResult(Shown):
+    """What became of one object."""
+
+    line: int = Field(description="line of the NDJSON body, or place in the array, from 1", examples=[1])
+    id: str | None = Field(None, description="null where the line could not be read")
+    outcome: Literal["created", "changed", "unchanged", "refused"]
+    version: int | None = Field(None, description="the version it is sent as")
+    reason: str | None = None
+    problems: list[FieldProblem] = []
+
+
+class PublishAnswer(Shown):
+    """Every line of a batch is answered by itself; what was not refused is durable."""
+
+    created: int
+    changed: int
+    unchanged: int
+    refused: int
+    results: list[PublishResult]
+
+
+class ReplicatedObject(Shown):
+    """An object that was issued or received here."""
+
+    module: str = Field(examples=["locations"])
+    issuer: Party
+    id: str = Field(examples=["BEBEC-L000001"])
+    version: int
+    cursor: str = Field(description="place in the change log; `after` goes on from here")
+    stored_at: Moment
+    audience: list[str] | None = None
+    platform: str | None = Field(None, description="received: from which platform")
+    receiver: str | None = Field(None, description="received: by which of our parties; it is that party's alone")
+    stale: bool = Field(default=False, description="received: the subscription that it came under has ended")
+    payload: dict[str, Any] = Field(description="byte for byte as it was issued")
+
+
+class ObjectPage(Shown):
+    """Objects in the order of their last change."""
+
+    objects: list[ReplicatedObject]
+    cursor: str = Field(
+        description="send it as `after` to go on; what changes meanwhile comes again, nothing is skipped"
+    )
+    more: bool = Field(description="whether there is more to read right now")
+
+
+class Filter(Body):
+    """Which objects to read; all that the caller may see, if left out."""
+
+    issuer: Party | None = Field(None, description="only of this party")
+    receiver: Party | None = Field(None, description="received: only by this party of ours")
+    platform: Identity | None = Field(None, description="received: only from this platform")
+
+
+class PageQuery(Filter):
+    """Which page to read."""
+
+    after: int = Field(0, ge=0, lt=2**63, description="the cursor of the last page or event; 0: from the beginning")
+    limit: int = Field(100, ge=1, description="objects in the page; `api.page_max` bounds it")
+
+
+class FollowQuery(Filter):
+    """What to follow."""
+
+    after: int | None = Field(None, ge=0, lt=2**63, description="go on after this cursor; left out: from now on")
+
+
+class ReissueOrder(Body):
+    """Which objects get a new version; all mutable ones if empty (B9)."""
+
+    party: Party | None = None
+    module: str | None = Field(None, examples=["locations"])
+
+
+class Count(Shown):
+    """How many objects it was."""
+
+    count: int
+
+
+# platforms, certificates, parties
+
+
+class Platform(Shown):
+    """A partner platform."""
+
+    identity: Identity
+    state: str = Field(examples=["CONNECTED"])
+    base_url: str | None = None
+    request_timeout_ms: int | None = Field(None, description="what it announced: how long it may make us wait for it")
+    tolerant: bool = False
+    connected_at: Moment | None = None
+    ended_at: Moment | None = None
+    end_reason: str | None = None
+    parties_fetched_at: Moment | None = None
+    last_error: str | None = None
+
+
+class ConnectOrder(Body):
+    """How to reach a partner (R.01.03)."""
+
+    base_url: str = Field(description="https", examples=["https://ocpi.emsp.example.org/ocpi"])
+    server_ca: str | None = Field(
+        None, description="PEM of the authorities to trust for its server certificate; left out: the system's"
+    )
+    tolerant: bool = Field(
+        default=False, description="take objects that break the tables where nothing is lost by it (B23)"
+    )
+
+
+class EndOrder(Body):
+    """Why something ends."""
+
+    reason: str = Field("ended by the operator", max_length=200)
+
+
+class Certificate(Shown):
+    """A client certificate: issued here to a partner, or by a partner to us."""
+
+    platform: Identity
+    issued_here: bool = Field(description="true: we issued it to them; false: they issued it to us")
+    serial: str = Field(description="hexadecimal")
+    common_name: str
+    not_before: Moment
+    not_after: Moment
+    state: str = Field(description="in use, expired, ended", examples=["valid"])
+    ended_at: Moment | None = None
+    end_reason: str | None = None
+
+
+class RequestOrder(Body):
+    """Ask for a signing request to hand to a partner (R.01.01.01)."""
+
+    platform: Identity
+
+
+class SigningRequest(Shown):
+    """A certificate signing request, and what both people read to each other over the phone (R.01.01.04)."""
+
+    identity: str
+    fingerprint: str = Field(description="SHA-256 of the public key")
+    csr: str = Field(description="PEM")
+
+
+class SignOrder(Body):
+    """Sign a partner's request. ``confirmed``: identity and fingerprint were checked with a person there."""
+
+    csr: str = Field(description="PEM", max_length=100_000)
+    confirmed: bool = False
+
+
+class Chain(Shown):
+    """A signed certificate and its authorities, leaf first."""
+
+    identity: str
+    serial: str
+    fingerprint: str
+    not_after: Moment
+    chain: str = Field(description="PEM")
+
+
+class InstallOrder(Body):
+    """Install what a partner signed for us."""
+
+    platform: Identity
+    chain: str = Field(description="PEM, leaf first", max_length=100_000)
+
+
+class PeerParty(Shown):
+    """A party, here or at a partner."""
+
+    party_id: Party
+    hub: bool = False
+    roles: list[Any]
+    business_details: dict[str, Any] = {}
+
+
+class PartyOrder(Body):
+    """A party to be hosted here."""
+
+    party_id: Party
+    name: str | None = Field(None, description="business name; the Party ID if left out", max_length=100)
+    roles: list[str] = Field(["CPO"], min_length=1, description="CPO, EMSP, …", examples=[["CPO"]])
+    website: str | None = None
+    hub: bool = False
+
+
+class Token(Shown):
+    """A token for a back office."""
+
+    name: str
+    party: Party | None = Field(None, description="the only party whose data it opens; null: the operator's rights")
+    created_at: Moment
+
+
+class TokenOrder(Body):
+    """Make a token."""
+
+    name: str = Field(min_length=1, max_length=64, examples=["back-office"])
+    party: Party | None = None
+
+
+class NewToken(Token):
+    """A token just made; it is shown this once."""
+
+    token: str
+
+
+# subscriptions
+
+
+class Parameters(Body):
+    """What can be agreed about a subscription."""
+
+    retry_interval_s: float | None = Field(None, gt=0, description="p of the backoff 2^(n-1)·p")
+    parallelism_limit: int | None = Field(None, gt=0, description="requests in progress at once")
+    queue_size_max: int | None = Field(None, gt=0, description="objects owed before it is cancelled")
+
+
+class SubscribeOrder(Parameters):
+    """Subscribe one of our parties to a partner's (03.01)."""
+
+    subscriber: Party
+    producer: Party
+    module: str = Field(examples=["locations"])
+    platform: Identity | None = Field(None, description="where the producer is, if more than one platform serves it")
+
+
+class Subscription(Shown):
+    """A subscription, ours at a partner (``in-…``) or a partner's here (``out-…``)."""
+
+    id: str = Field(examples=["in-1"])
+    platform: str
+    subscriber: str
+    producer: str
+    module: str
+    state: str
+    life: int
+    retry_interval_s: float
+    parallelism_limit: int
+    queue_size_max: int | None
+    began_at: Moment
+    ended_at: Moment | None = None
+    end_reason: str | None = None
+    ended_by: str | None = None
+    last_error: str | None = None
+    next_action_at: Moment | None = None
+    peer_queue_size: int | None = Field(
+        None, description="ours: objects waiting at the producer when it was last asked"
+    )
+    state_checked_at: Moment | None = None
+    caught_up: bool | None = Field(None, description="theirs: the first catch-up of this life is done")
+
+
+class Subscriptions(Shown):
+    """All subscriptions, those that ended too."""
+
+    ours: list[Subscription]
+    theirs: list[Subscription]
+
+
+class PeerState(Shown):
+    """What the producer says about a subscription of ours (03.06)."""
+
+    retry_interval_s: float
+    current_queue_size: int
+    max_queue_size: int
+
+
+class Accepted(Shown):
+    """Whether the partner agreed."""
+
+    accepted: bool
+
+
+class CancelOrder(Body):
+    """Cancel a partner's subscription (03.05)."""
+
+    reason: Literal["QUEUE_OVERFLOW", "DATA_NO_LONGER_AVAILABLE", "OTHER"] = "OTHER"
+
+
+class FullUpdateOrder(Body):
+    """Ask for an object again (03.10)."""
+
+    object_id: str = Field(min_length=1, max_length=39)
+
+
+class FailingObject(Shown):
+    """An object that a subscriber does not have yet, or refused."""
+
+    issuer: str
+    object_id: str
+    version: int
+    attempts: int
+    rejected: bool = Field(description="the subscriber answered 6001: final for this version")
+    first_failed_at: Moment | None
+    due_at: Moment | None
+    last_error: str | None
+
+
+class DropOrder(Body):
+    """Give up an object that keeps failing (B2)."""
+
+    issuer: Party
+    object_id: str
+
+
+# health
+
+
+class Health(Shown):
+    """Whether the process is alive, and serves."""
+
+    status: Literal["ok", "starting or stopping"]
