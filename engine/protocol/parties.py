@@ -142,9 +142,7 @@ def _read_id(text: Any) -> PartyId:
         raise _LeaveOut(str(error)) from None
 
 
-def _read_hub(
-    text: Any, found: dict[PartyId, Party], left_out: list[str], ours: Callable[[PartyId], bool]
-) -> None:
+def _read_hub(text: Any, found: dict[PartyId, Party], left_out: list[str], ours: Callable[[PartyId], bool]) -> None:
     if text is None:
         return
     try:

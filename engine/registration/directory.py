@@ -66,6 +66,7 @@ class Directory:
         self._clock = clock
         self._view = _View()
         self._reloading = asyncio.Lock()
+        self._loaded = False
         self._fresh: set[int] = set()  # shook hands, and made no other request since (B19, B46)
 
     async def reload(self) -> None:
@@ -76,13 +77,16 @@ class Directory:
             hosted = {party.party_id: party for party in await party_rows.all_hosted(tx)}
             listed = await party_rows.all_peer_parties(tx)
             self._view = _view(platforms, issued, hosted, listed)
+            if not self._loaded:
+                self._fresh = {platform.id for platform in platforms.values() if platform.handshake is not None}
+                self._loaded = True
 
     # -- who calls ------------------------------------------------------------------------------------------
 
     def caller(self, serial: str, common_name: str) -> Caller:
         """Say whose certificate this is (B42). ``serial`` is lower-case hexadecimal without leading zeros.
 
-        The caller's state may still be ``NEW`` or ``CONNECTING``: see ``admit``.
+        The caller's state may still be ``NEW`` or ``CONNECTING``: then only its handshake is to be answered.
         Raises ``Forbidden`` for a certificate that is not one of ours, ended, or out of date.
         """
         known = self._view.certificates.get(serial)
@@ -94,18 +98,11 @@ class Directory:
             raise Forbidden("this client certificate is out of date")
         return known.caller
 
-    def admit(self, caller: Caller, *, handshake: bool) -> None:
-        """Let a request in: every one of a connected platform, else only the handshake (``POST /connection``).
-
-        Raises ``Forbidden`` (B42).
-        """
-        if handshake:
-            return
-        if caller.state is not PlatformState.CONNECTED:
-            raise Forbidden("your platform is not connected: make the handshake first (POST /connection)")
-        if caller.platform_id in self._fresh:
-            self._fresh.discard(caller.platform_id)
-            self.on_traffic(caller.platform_id)
+    def heard(self, platform_id: int) -> None:
+        """Note that a connected platform made another request than its handshake (B46). Called for each of them."""
+        if platform_id in self._fresh:
+            self._fresh.discard(platform_id)
+            self.on_traffic(platform_id)
 
     def shook_hands(self, platform_id: int) -> None:
         """Begin to watch for the platform's first request after its handshake."""
@@ -191,6 +188,8 @@ def _view(
     listed: dict[int, tuple[Party, ...]],
 ) -> _View:
     serving: dict[PartyId, tuple[int, ...]] = {}
+    # A party that moved here is ours from then on, whatever its old platform last said.
+    listed = {key: tuple(p for p in parties if p.party_id not in hosted) for key, parties in listed.items()}
     for platform_id, parties in listed.items():
         if platforms[platform_id].state is PlatformState.CONNECTED:
             for party in parties:

@@ -95,9 +95,7 @@ async def replace_peer_parties(
     for start in range(0, len(gone), ROWS_AT_ONCE):
         batch = gone[start : start + ROWS_AT_ONCE]
         await tx.execute(
-            delete(peer_parties).where(
-                peer_parties.c.platform_id == platform_id, peer_parties.c.party_id.in_(batch)
-            )
+            delete(peer_parties).where(peer_parties.c.platform_id == platform_id, peer_parties.c.party_id.in_(batch))
         )
     for party in changed:
         where = (peer_parties.c.platform_id == platform_id) & (peer_parties.c.party_id == party.party_id)
@@ -105,6 +103,11 @@ async def replace_peer_parties(
     if new:
         seen = {"platform_id": platform_id, "first_seen_at": now, "last_seen_at": now}
         await tx.execute(insert(peer_parties), [{**seen, **_columns(party)} for party in new])
+
+
+async def clear_peer_parties(tx: Tx, platform_id: int) -> None:
+    """Forget what a platform served to us."""
+    await tx.execute(delete(peer_parties).where(peer_parties.c.platform_id == platform_id))
 
 
 # -- tokens of the local API --------------------------------------------------------------------------------
@@ -126,6 +129,14 @@ async def all_tokens(tx: Tx) -> list[ApiToken]:
     columns = api_tokens.c
     statement = select(columns.name, columns.digest, columns.party_id, columns.created_at).order_by(columns.name)
     return [ApiToken(*row) for row in await tx.execute(statement)]
+
+
+async def token_by_digest(tx: Tx, digest: str) -> ApiToken | None:
+    """Find a token by its digest."""
+    columns = api_tokens.c
+    statement = select(columns.name, columns.digest, columns.party_id, columns.created_at)
+    row = (await tx.execute(statement.where(columns.digest == digest))).first()
+    return None if row is None else ApiToken(*row)
 
 
 async def remove_token(tx: Tx, name: str) -> bool:

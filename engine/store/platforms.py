@@ -143,16 +143,16 @@ async def all_certificates(
     return [Certificate(*row) for row in await tx.execute(statement.order_by(certificates.c.id))]
 
 
-async def end_certificates(
-    tx: Tx, *, now: float, reason: str, platform_id: int | None = None, serial: str | None = None
-) -> int:
-    """End the certificates of a platform, or the one with this serial; returns how many were live."""
-    statement = update(certificates).where(certificates.c.ended_at.is_(None))
-    if platform_id is not None:
-        statement = statement.where(certificates.c.platform_id == platform_id)
-    if serial is not None:
-        statement = statement.where(certificates.c.serial == serial)
-    return int((await tx.execute(statement.values(ended_at=now, end_reason=reason))).rowcount)
+async def end_certificate(tx: Tx, certificate_id: int, *, now: float, reason: str) -> None:
+    """End a certificate; one that was ended stays as it is."""
+    live = (certificates.c.id == certificate_id) & certificates.c.ended_at.is_(None)
+    await tx.execute(update(certificates).where(live).values(ended_at=now, end_reason=reason))
+
+
+async def end_certificates(tx: Tx, platform_id: int, *, now: float, reason: str) -> None:
+    """End all certificates between a platform and us, in both directions (B20)."""
+    live = (certificates.c.platform_id == platform_id) & certificates.c.ended_at.is_(None)
+    await tx.execute(update(certificates).where(live).values(ended_at=now, end_reason=reason))
 
 
 # -- renewals -----------------------------------------------------------------------------------------------
@@ -164,14 +164,15 @@ async def add_renewal(tx: Tx, **values: Any) -> Renewal:
     return _renewal((await tx.execute(_RENEWAL.where(renewals.c.id == renewal_id))).one())
 
 
-async def renewal_by_id(tx: Tx, renewal_id: int) -> Renewal | None:
-    """Read a renewal."""
-    row = (await tx.execute(_RENEWAL.where(renewals.c.id == renewal_id).with_for_update())).first()
+async def renewal_by_id(tx: Tx, renewal_id: int, *, lock: bool = False) -> Renewal | None:
+    """Read a renewal; ``lock`` keeps others from changing it until this transaction ends."""
+    statement = _RENEWAL.where(renewals.c.id == renewal_id)
+    row = (await tx.execute(statement.with_for_update() if lock else statement)).first()
     return None if row is None else _renewal(row)
 
 
 async def find_renewal(tx: Tx, platform_id: int, *, asked_by_us: bool, callback_id: str) -> Renewal | None:
-    """Find a renewal by the id under which its answer is awaited."""
+    """Find a renewal by the id under which its answer is awaited, and keep others from changing it."""
     statement = _RENEWAL.where(
         renewals.c.platform_id == platform_id,
         renewals.c.asked_by_us.is_(asked_by_us),

@@ -1,0 +1,110 @@
+"""Things that are due at some time, each for one key: a handshake to repeat, parties to fetch, a callback to make.
+
+Each errand runs by itself, so that a partner who does not answer delays no other. When it ends, what is due is
+asked for again: the truth about it lives with whoever owns the errands, here is only the running.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from engine.clock import Clock
+from engine.lifecycle import RESTART_PAUSE_S, Background
+
+_log = logging.getLogger(__name__)
+
+AT_ONCE_MAX: Final = 16  # requests of this kind in progress: they are rare, and none is in a hurry
+DOUBLINGS_MAX: Final = 30  # keeps a pause finite; the longest one is reached long before
+
+
+class Errands:
+    """Does what is due, until stopped. Single event loop."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        due: Callable[[], Awaitable[Mapping[int, float]]],
+        run: Callable[[int], Awaitable[None]],
+        clock: Clock,
+        look_again_s: float,
+    ) -> None:
+        """Remember whom to ask. ``due`` gives the time of each key; ``look_again_s`` is the longest unasked wait."""
+        self._name = name
+        self._due = due
+        self._run = run
+        self._clock = clock
+        self._look_again_s = look_again_s
+        self._awake = asyncio.Event()
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._not_before: dict[int, float] = {}
+        self._loop = Background(name, self._keep_running)
+
+    async def start(self) -> None:
+        """Begin."""
+        await self._loop.start()
+
+    async def stop(self) -> None:
+        """Begin nothing more, and break off what runs."""
+        await self._loop.stop()
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    def wake(self) -> None:
+        """Look now at what is due: something changed."""
+        self._awake.set()
+
+    async def now(self, key: int) -> None:
+        """Do it for this key, whether it is due or not, and return when it is done; what runs already counts."""
+        await asyncio.shield(self._running.get(key) or self._launch(key))
+
+    async def _keep_running(self) -> None:
+        while True:
+            self._awake.clear()
+            wait_s = self._begin(await self._due())
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._awake.wait()
+            except TimeoutError:
+                pass
+
+    def _begin(self, due: Mapping[int, float]) -> float:
+        """Begin what is due now, the longest due first; returns how long there is nothing to do."""
+        now = self._clock.now()
+        self._not_before = {key: until for key, until in self._not_before.items() if until > now}
+        next_at = now + self._look_again_s
+        for key, due_at in sorted(due.items(), key=lambda item: item[1]):
+            at = max(due_at, self._not_before.get(key, 0.0))
+            if key in self._running:
+                continue
+            if at > now:
+                next_at = min(next_at, at)
+            elif len(self._running) < AT_ONCE_MAX:
+                self._launch(key)
+        return next_at - now
+
+    def _launch(self, key: int) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._one(key), name=f"{self._name} {key}")
+        self._running[key] = task
+        task.add_done_callback(lambda _task: self._ended(key))
+        return task
+
+    async def _one(self, key: int) -> None:
+        try:
+            await self._run(key)
+        except Exception:  # noqa: BLE001 (whatever it is, the others go on)
+            # It may not have moved its own due time: without a pause it would spin.
+            self._not_before[key] = self._clock.now() + RESTART_PAUSE_S
+            _log.exception("an errand failed", extra={"action": "errand_failed", "task": self._name})
+
+    def _ended(self, key: int) -> None:
+        self._running.pop(key, None)
+        self._awake.set()
+
+
+def pause_s(attempts: int, *, first_s: float, longest_s: float) -> float:
+    """Return how long to wait after so many attempts without success: it doubles from the first pause on."""
+    return min(first_s * 2.0 ** min(max(attempts - 1, 0), DOUBLINGS_MAX), longest_s)

@@ -1,0 +1,157 @@
+"""A new platform's folder: settings, authority, server certificate and database, made in one go or not at all."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from certs import files, names
+from certs.authority import Authority, Purpose
+from certs.errors import CertificateError
+from engine.clock import Clock
+from engine.protocol.registration import check_base_url, host_of
+from engine.registration.directory import Directory
+from engine.registration.errors import Refused
+from engine.registration.parties import Parties
+from engine.settings import PlatformFolder, read_settings
+from engine.store.database import Database
+from engine.store.migrating import migrate
+
+SERVER_CA_FILE: Final = "server-ca.pem"
+_FOLDER_MODE: Final = 0o700
+_SETTINGS_MODE: Final = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class NewPlatform:
+    """What was made. ``server_ca``: hand it to partners where no public authority vouches for our server."""
+
+    folder: Path
+    identity: str
+    base_url: str
+    server_ca: Path | None
+    parties: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCertificate:
+    """The files of a server certificate that the operator brings; they stay where they are."""
+
+    certificate: Path
+    key: Path
+
+
+async def init_folder(
+    folder: PlatformFolder,
+    *,
+    identity: str,
+    base_url: str,
+    parties: Mapping[str, Sequence[str]],
+    clock: Clock,
+    listen_host: str = "127.0.0.1",
+    listen_port: int = 8443,
+    server_certificate: ServerCertificate | None = None,
+    api_listen: str | None = None,
+    database_url: str | None = None,
+    allow_private: bool = False,
+) -> NewPlatform:
+    """Make a platform's folder. ``parties``: the parties hosted there, each with its roles (``CPO``, ``EMSP``).
+
+    Without ``server_certificate``, a local authority vouches for the server; partners need its certificate then.
+    Raises ``Refused`` for values that cannot be used, and for a folder that holds a platform already.
+    """
+    try:
+        identity = names.common_name(identity)
+        base_url = check_base_url(base_url)
+    except (CertificateError, ValueError) as error:
+        raise Refused(str(error)) from error
+    values: dict[str, dict[str, Any]] = {
+        "platform": {"identity": identity, "base_url": base_url},
+        "listener": {"host": listen_host, "port": listen_port},
+    }
+    if server_certificate is not None:
+        values["listener"]["certificate"] = str(server_certificate.certificate.absolute())
+        values["listener"]["key"] = str(server_certificate.key.absolute())
+    if allow_private:
+        values["peers"] = {"allow_private_addresses": True}
+    if api_listen is not None:
+        values["api"] = {"listen": api_listen}
+    if database_url is not None:
+        values["store"] = {"url": database_url}
+    read_settings(values, {})
+    _refuse_existing(folder)
+    there_before = set(folder.root.iterdir()) if folder.root.exists() else None
+    try:
+        server_ca = _write(folder, values, clock, local_server=server_certificate is None)
+        await _host(folder, parties, clock)
+    except BaseException as error:
+        _remove_new(folder.root, there_before)
+        if isinstance(error, CertificateError | OSError):
+            raise Refused(str(error)) from error
+        raise
+    return NewPlatform(folder.root, identity, base_url, server_ca, tuple(party.upper() for party in parties))
+
+
+def _refuse_existing(folder: PlatformFolder) -> None:
+    for path in (folder.settings_file, folder.authority, folder.keys, folder.tls, folder.root / "engine.sqlite"):
+        if path.exists():
+            raise Refused(f"{folder.root} holds a platform already ({path.name}): choose another folder")
+
+
+def _write(
+    folder: PlatformFolder, values: Mapping[str, Mapping[str, Any]], clock: Clock, *, local_server: bool
+) -> Path | None:
+    settings = read_settings(values, {})
+    identity, now = settings.platform.identity, clock.now()
+    for path in (folder.root, folder.keys, folder.tls, folder.run):
+        files.make_private_folder(path)
+    folder.root.chmod(_FOLDER_MODE)  # it may have been there, open to others
+    # An authority's name is what people see in a certificate; the identity is what matters, and it may be long.
+    Authority.create(f"OCPI clients of {identity}"[: names.COMMON_NAME_MAX], now=now).save(folder.authority)
+    server_ca = None
+    if local_server:
+        local = Authority.create(f"OCPI server {identity}"[: names.COMMON_NAME_MAX], now=now, purpose=Purpose.SERVER)
+        local.save(folder.tls / "authority")
+        key, issued = local.issue_server([host_of(settings.platform.base_url)], now=now)
+        files.write_key(folder.path(settings.listener.key), key)
+        files.write_chain(folder.path(settings.listener.certificate), issued.pem_chain)
+        server_ca = folder.tls / SERVER_CA_FILE
+        files.write_chain(server_ca, local.certificate_pem)
+    files.write_whole(folder.settings_file, _toml(values).encode(), mode=_SETTINGS_MODE)
+    return server_ca
+
+
+def _toml(values: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write what differs from the defaults. A JSON string, number or boolean is one of TOML, too."""
+    lines = ["# What is not set here has its default. Every setting: deploy/engine.toml"]
+    for section, settings in values.items():
+        lines += ["", f"[{section}]"]
+        lines += [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in settings.items()]
+    return "\n".join(lines) + "\n"
+
+
+async def _host(folder: PlatformFolder, parties: Mapping[str, Sequence[str]], clock: Clock) -> None:
+    """Make the database, with the parties that are hosted from the beginning."""
+    url = folder.database_url(folder.settings())
+    await migrate(url)
+    database = Database(url)
+    await database.start()
+    try:
+        directory = Directory(database, clock)
+        hosting = Parties(database, directory, clock)
+        for party, roles in parties.items():
+            await hosting.add(party, roles=roles, hub="HUB" in {role.upper() for role in roles})
+    finally:
+        await database.stop()
+
+
+def _remove_new(root: Path, there_before: set[Path] | None) -> None:
+    """Undo a beginning, so that it can be begun again."""
+    if not root.exists():
+        return
+    for path in set(root.iterdir()) - (there_before or set()):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if there_before is None:
+        root.rmdir()
