@@ -16,6 +16,10 @@ group = typer.Typer(
     rich_markup_mode="rich",
 )
 
+ServerCa = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="PEM to trust for the partner's server; if left out, public authorities."),
+]
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead of to standard output.")
 ]
@@ -49,7 +53,9 @@ def request(folder: Folder, partner: Partner, out: Out = None, as_json: Json = F
 def sign(
     folder: Folder,
     csr: Annotated[Path, typer.Argument(metavar="CSR", help="The partner's signing request; - for standard input.")],
+    *,
     out: Out = None,
+    server_ca: ServerCa = None,
     confirmed: Annotated[
         bool, typer.Option("--confirmed", help="Identity and fingerprint were checked by phone: do not ask.")
     ] = False,
@@ -66,7 +72,9 @@ def sign(
         output.note(output.faint("fingerprint  "), _spaced(found["fingerprint"]))
         if not confirmed:
             _ask_whether_confirmed(found)
-        signed = api.post("/api/v1/certificates/sign", {"csr": text, "confirmed": True})
+        signed = api.post(
+            "/api/v1/certificates/sign", {"csr": text, "confirmed": True, "server_ca": _optional(server_ca)}
+        )
     if as_json:
         output.show(signed)
         return
@@ -80,6 +88,7 @@ def install(
     folder: Folder,
     partner: Partner,
     chain: Annotated[Path, typer.Argument(metavar="CHAIN", help="What the partner signed; - for standard input.")],
+    server_ca: ServerCa = None,
     as_json: Json = False,
 ) -> None:
     """Install the certificate that a PARTNER signed for us."""
@@ -87,7 +96,8 @@ def install(
     from engine.cli.api import Api
 
     with Api(folder) as api:
-        installed = api.post("/api/v1/certificates/install", {"platform": partner, "chain": _text(chain)})
+        order = {"platform": partner, "chain": _text(chain), "server_ca": _optional(server_ca)}
+        installed = api.post("/api/v1/certificates/install", order)
     if as_json:
         output.show(installed)
         return
@@ -108,10 +118,32 @@ def renew(folder: Folder, partner: Partner, as_json: Json = False) -> None:
     if as_json:
         output.show(answer)
         return
-    output.done(
-        f"asked {partner} for a new certificate; the present one is used until it comes",
-        then=f"see: ocpi-engine certificate show {folder}",
-    )
+    if answer["state"] == "renewed":
+        output.done(f"{partner} issued a new certificate", then=f"see: ocpi-engine certificate show {folder}")
+    else:
+        output.say(output.odd("… "), f"renewal {answer['id']} is {answer['state']}: {answer['last_error'] or 'asked'}")
+        output.say(
+            output.faint(f"  the present certificate is used until then; see `ocpi-engine certificate show {folder}`")
+        )
+
+
+@group.command()
+def decide(
+    folder: Folder,
+    renewal: Annotated[int, typer.Argument(metavar="ID", help="A renewal that a partner asked for.")],
+    refuse: Annotated[str | None, typer.Option(metavar="REASON", help="Refuse it, and say why.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Issue a renewal that a partner asked for, or refuse it; needed only where renewal is not automatic."""
+    from engine.cli import output
+    from engine.cli.api import Api
+
+    with Api(folder) as api:
+        api.post(f"/api/v1/renewals/{renewal}/decide", {"refuse_because": refuse})
+    if as_json:
+        output.show({"renewal": renewal, "refused": refuse is not None})
+        return
+    output.done(f"renewal {renewal} is {'refused' if refuse else 'granted'}; the partner is told")
 
 
 @group.command()
@@ -141,8 +173,9 @@ def show(folder: Folder, as_json: Json = False) -> None:
 
     with Api(folder) as api:
         found = api.get("/api/v1/certificates")
+        renewals = api.get("/api/v1/renewals")
     if as_json:
-        output.show(found)
+        output.show({"certificates": found, "renewals": renewals})
         return
     output.print_table(
         ["partner", "issued", "state", "serial", "from", "until"],
@@ -150,7 +183,7 @@ def show(folder: Folder, as_json: Json = False) -> None:
             [
                 one["platform"],
                 "by us" if one["issued_here"] else "to us",
-                output.good(one["state"]) if one["state"] == "valid" else output.odd(one["state"]),
+                output.good(one["state"]) if one["state"] == "in use" else output.odd(one["state"]),
                 one["serial"],
                 one["not_before"][:10],
                 f"{one['not_after'][:10]} ({output.age(one['not_after'])})",
@@ -159,6 +192,24 @@ def show(folder: Folder, as_json: Json = False) -> None:
         ],
         none="no certificates yet; begin with `ocpi-engine certificate request`",
     )
+    if renewals:
+        output.say()
+        output.print_table(
+            ["renewal", "partner", "asked", "state", "since", "next try", "why"],
+            [
+                [
+                    str(one["id"]),
+                    one["platform"],
+                    "by us" if one["asked_by_us"] else "by them",
+                    one["state"],
+                    output.age(one["created_at"]),
+                    output.age(one["due_at"]),
+                    one["reason"] or one["last_error"],
+                ]
+                for one in renewals
+            ],
+            none="",
+        )
 
 
 def _ask_whether_confirmed(found: dict[str, Any]) -> None:
@@ -189,6 +240,10 @@ def _text(path: Path) -> str:
         return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise Failure(f"cannot read {path}: {error}", "give a PEM file") from error
+
+
+def _optional(path: Path | None) -> str | None:
+    return None if path is None else _text(path)
 
 
 def _write(text: str, out: Path | None) -> None:

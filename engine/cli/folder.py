@@ -21,10 +21,13 @@ def init(
     folder: Folder,
     *,
     identity: Annotated[str, typer.Option(metavar="NAME", help="Our Platform Identity: a domain name of ours.")],
-    party: Annotated[list[str], typer.Option(metavar="PARTY", help="A party to host here; may be repeated.")],
-    role: Annotated[
-        list[str] | None, typer.Option(metavar="ROLE", help="What they are: CPO (if left out), EMSP; may be repeated.")
-    ] = None,
+    party: Annotated[
+        list[str],
+        typer.Option(
+            metavar="PARTY[:ROLE]",
+            help="A party to host here: BEBEC (a CPO), NLEMS:EMSP, NLHUB:HUB, or BEBEC:locations:SENDER; repeatable.",
+        ),
+    ],
     base_url: Annotated[
         str | None, typer.Option(metavar="URL", help="Where partners reach us; https://NAME:PORT/ocpi if left out.")
     ] = None,
@@ -33,41 +36,57 @@ def init(
         Path | None, typer.Option(metavar="FILE", help="Server certificate, leaf first; if left out, one is made.")
     ] = None,
     server_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its private key.")] = None,
+    api: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="The local API: unix:PATH or 127.0.0.1:PORT.")
+    ] = None,
     allow_private_addresses: Annotated[
         bool, typer.Option("--allow-private-addresses", help="Partners on this machine or network, for trials.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Make a platform's folder: settings, keys, the authority for partners' certificates, the database."""
-    from certs.errors import CertificateError
+    import asyncio
+
     from engine.cli import output
+    from engine.clock import SystemClock
     from engine.registration.errors import Refused
-    from engine.registration.folder import init_folder
+    from engine.registration.folder import ServerCertificate, init_folder
     from engine.settings import BadSettings, PlatformFolder
 
     host, port = _host_and_port(listen)
     if (server_certificate is None) != (server_key is None):
         raise typer.BadParameter("--server-certificate and --server-key belong together")
+    server = None if server_certificate is None or server_key is None else (server_certificate, server_key)
+    port_text = "" if port == 443 else f":{port}"  # noqa: PLR2004 - what https means
     try:
-        made = init_folder(
-            PlatformFolder(folder),
-            identity=identity,
-            base_url=base_url or f"https://{identity}{'' if port == 443 else f':{port}'}/ocpi",  # noqa: PLR2004 - https
-            parties=party,
-            roles=role or ["CPO"],
-            listen_host=host,
-            listen_port=port,
-            server_certificate=server_certificate,
-            server_key=server_key,
-            allow_private=allow_private_addresses,
+        made = asyncio.run(
+            init_folder(
+                PlatformFolder(folder),
+                identity=identity,
+                base_url=base_url or f"https://{identity}{port_text}/ocpi",
+                parties=_roles(party),
+                clock=SystemClock(),
+                listen_host=host,
+                listen_port=port,
+                server_certificate=None if server is None else ServerCertificate(*server),
+                api_listen=api,
+                allow_private=allow_private_addresses,
+            )
         )
-    except (Refused, BadSettings, CertificateError, OSError) as error:
+    except (Refused, BadSettings) as error:
         raise Failure(str(error), "nothing was made") from error
-    _ = made
+    server_ca = None if made.server_ca is None else str(made.server_ca)
     if as_json:
-        output.show({"folder": str(folder), "identity": identity})
+        output.show(
+            {"folder": str(made.folder), "identity": made.identity, "base_url": made.base_url, "server_ca": server_ca}
+        )
         return
-    output.done(f"{identity} lives in {folder}, and hosts {', '.join(party)}", then=f"next: ocpi-engine serve {folder}")
+    output.done(
+        f"{made.identity} lives in {folder} and hosts {', '.join(made.parties)}; partners reach it at {made.base_url}"
+    )
+    if server_ca is not None:
+        output.say(output.faint(f"  partners trust its server by {server_ca}: give it to them"))
+    output.say(output.faint(f"  next: ocpi-engine serve {folder}"))
 
 
 def serve(folder: Folder) -> None:
@@ -75,6 +94,15 @@ def serve(folder: Folder) -> None:
     from engine.app import run
 
     run(folder)
+
+
+def _roles(parties: list[str]) -> dict[str, list[str]]:
+    """Read PARTY[:ROLE]; a party may be named more than once, with more roles."""
+    roles: dict[str, list[str]] = {}
+    for text in parties:
+        party, _, role = text.partition(":")
+        roles.setdefault(party, []).append(role or "CPO")
+    return roles
 
 
 def _host_and_port(text: str) -> tuple[str, int]:

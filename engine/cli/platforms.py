@@ -41,20 +41,23 @@ def connect(
     partner = identity or urlsplit(base_url).hostname or ""
     order = {
         "base_url": base_url,
-        "server_ca": None if server_ca is None else _pem(server_ca),
-        "tolerant": tolerant,
+        "chain": None if certificate is None else pem(certificate),
+        "server_ca": None if server_ca is None else pem(server_ca),
+        "tolerant": tolerant or None,
     }
     with Api(folder) as api:
-        if certificate is not None:
-            api.post("/api/v1/certificates/install", {"platform": partner, "chain": _pem(certificate)})
         platform = api.post(f"/api/v1/platforms/{segment(partner)}/connect", order)
         parties = api.get(f"/api/v1/platforms/{segment(partner)}/parties")
     if as_json:
         output.show(platform | {"parties": parties})
         return
+    if platform["state"] != "connected":
+        output.say(output.odd("… "), f"{platform['identity']} is {platform['state']}: {platform['last_error']}")
+        output.say(output.faint(f"  it is asked until it answers; see `ocpi-engine platforms {folder}`"))
+        return
     names = ", ".join(party["party_id"] for party in parties[:10]) or "no parties yet"
     output.done(
-        f"{platform['identity']} is {platform['state'].lower()}; it serves {names}{' …' if len(parties) > 10 else ''}",  # noqa: PLR2004 - a line
+        f"{platform['identity']} is connected; it serves {names}{' …' if len(parties) > 10 else ''}",  # noqa: PLR2004 - a line
         then=f"next: ocpi-engine subscribe {folder} --as OURS --to THEIRS locations",
     )
 
@@ -68,7 +71,7 @@ def disconnect(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say bye: ends the connection, its certificates and its subscriptions. Copies stay readable (UC 01.06)."""
+    """Say bye: ends the connection, its certificates and its subscriptions. Copies stay readable (UC 01.05)."""
     from engine.cli import output
     from engine.cli.api import Api, segment
 
@@ -79,7 +82,7 @@ def disconnect(
         output.show(platform)
         return
     output.done(
-        f"{platform['identity']} is {platform['state'].lower()}",
+        f"{platform['identity']} is {platform['state']}",
         then="connecting again takes new certificates, signed by both",
     )
 
@@ -87,7 +90,7 @@ def disconnect(
 def platforms(
     folder: Folder,
     versions: Annotated[
-        str | None, typer.Option(metavar="PARTNER", help="Ask this one which OCPI versions it speaks (UC 01.02).")
+        str | None, typer.Option(metavar="PARTNER", help="Ask this one which OCPI versions it speaks (UC 01.06).")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -141,7 +144,8 @@ def _version(entry: Any) -> str:
     return str(entry.get("version", entry)) if isinstance(entry, dict) else str(entry)
 
 
-def _pem(path: Path) -> str:
+def pem(path: Path) -> str:
+    """Read a PEM file."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

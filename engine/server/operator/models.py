@@ -169,11 +169,23 @@ class Count(Shown):
 # platforms, certificates, parties
 
 
+PEM_LENGTH_MAX = 100_000  # ten times what the draft lets a chain have
+
+ServerCa = Annotated[
+    str | None,
+    Field(
+        description="PEM of the authorities to trust for the partner's server certificate; left out: the system's,"
+        " or those that are set already",
+        max_length=PEM_LENGTH_MAX,
+    ),
+]
+
+
 class Platform(Shown):
     """A partner platform."""
 
     identity: Identity
-    state: str = Field(examples=["CONNECTED"])
+    state: str = Field(examples=["connected"])
     base_url: str | None = None
     request_timeout_ms: int | None = Field(None, description="what it announced: how long it may make us wait for it")
     tolerant: bool = False
@@ -188,11 +200,10 @@ class ConnectOrder(Body):
     """How to reach a partner (R.01.03)."""
 
     base_url: str = Field(description="https", examples=["https://ocpi.emsp.example.org/ocpi"])
-    server_ca: str | None = Field(
-        None, description="PEM of the authorities to trust for its server certificate; left out: the system's"
-    )
-    tolerant: bool = Field(
-        default=False, description="take objects that break the tables where nothing is lost by it (B23)"
+    chain: str | None = Field(None, description="a certificate of its to install first, PEM", max_length=PEM_LENGTH_MAX)
+    server_ca: ServerCa = None
+    tolerant: bool | None = Field(
+        None, description="take objects that break the tables where nothing is lost by it (B23); null: as it was"
     )
 
 
@@ -211,7 +222,7 @@ class Certificate(Shown):
     common_name: str
     not_before: Moment
     not_after: Moment
-    state: str = Field(description="in use, expired, ended", examples=["valid"])
+    state: str = Field(description="in use, expired or ended", examples=["in use"])
     ended_at: Moment | None = None
     end_reason: str | None = None
 
@@ -226,15 +237,16 @@ class SigningRequest(Shown):
     """A certificate signing request, and what both people read to each other over the phone (R.01.01.04)."""
 
     identity: str
-    fingerprint: str = Field(description="SHA-256 of the public key")
+    fingerprint: str = Field(description="SHA-256 of the request, hexadecimal")
     csr: str = Field(description="PEM")
 
 
 class SignOrder(Body):
     """Sign a partner's request. ``confirmed``: identity and fingerprint were checked with a person there."""
 
-    csr: str = Field(description="PEM", max_length=100_000)
+    csr: str = Field(description="PEM", max_length=PEM_LENGTH_MAX)
     confirmed: bool = False
+    server_ca: ServerCa = None
 
 
 class Chain(Shown):
@@ -251,7 +263,28 @@ class InstallOrder(Body):
     """Install what a partner signed for us."""
 
     platform: Identity
-    chain: str = Field(description="PEM, leaf first", max_length=100_000)
+    chain: str = Field(description="PEM, leaf first", max_length=PEM_LENGTH_MAX)
+    server_ca: ServerCa = None
+
+
+class Renewal(Shown):
+    """A renewal of a certificate, asked for by us or by a partner."""
+
+    id: int
+    platform: Identity
+    asked_by_us: bool
+    state: str
+    created_at: Moment
+    due_at: Moment | None = Field(None, description="when something is tried next")
+    attempts: int
+    reason: str | None = None
+    last_error: str | None = None
+
+
+class Decision(Body):
+    """What becomes of a partner's request for renewal: the certificate, or a reason why not."""
+
+    refuse_because: str | None = Field(None, max_length=500)
 
 
 class PeerParty(Shown):

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from engine.protocol.ids import ModuleId, PartyId, object_key, party_id
+from engine.protocol.modules import all_modules
 from engine.protocol.modules import module as module_named
 from engine.replication.errors import NotFoundHere
 from engine.replication.publishing import Publication, Published
@@ -332,7 +333,9 @@ async def _grown(wanted: _Selection, cursor: int, stopped: "asyncio.Future[Any]"
 def _known_module(name: str) -> ModuleId:
     found = module_named(name)
     if found is None:
-        raise NotFoundHere(f"there is no module {name!r} here")
+        raise NotFoundHere(
+            f"there is no module {name!r}; these are served: {', '.join(one.id for one in all_modules())}"
+        )
     return found.id
 
 

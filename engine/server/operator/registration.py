@@ -1,5 +1,6 @@
 """Routes of registration: partners, certificates, the parties hosted here, and tokens for back offices."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
@@ -8,6 +9,8 @@ from engine.replication.errors import NotFoundHere
 from engine.server.operator import models
 from engine.server.operator.access import Engine
 from engine.server.operator.errors import Problem
+from engine.server.operator.services import Services
+from engine.store.platforms import Renewal
 
 router = APIRouter(prefix="/api/v1", tags=["registration"])
 
@@ -25,14 +28,14 @@ async def platforms(engine: Engine) -> list[models.Platform]:
 
 @router.post("/platforms/{identity}/connect", summary="Connect to a partner (01.03)")
 async def connect(engine: Engine, identity: Identity, order: models.ConnectOrder) -> models.Platform:
-    """Make the handshake, and fetch the partner's parties."""
+    """Make the handshake, and fetch the partner's parties. A partner that does not answer is asked until it does."""
     platform = await engine.connections.connect(
-        order.base_url, identity, server_ca=order.server_ca, tolerant=order.tolerant
+        order.base_url, identity, chain=order.chain, server_ca=order.server_ca, tolerant=order.tolerant
     )
     return models.Platform.model_validate(platform)
 
 
-@router.post("/platforms/{identity}/disconnect", summary="Say bye to a partner (01.06)")
+@router.post("/platforms/{identity}/disconnect", summary="Say bye to a partner (01.05)")
 async def disconnect(engine: Engine, identity: Identity, order: models.EndOrder) -> models.Platform:
     """End the connection, its certificates and its subscriptions in both directions (B20)."""
     return models.Platform.model_validate(await engine.connections.disconnect(identity, order.reason))
@@ -44,7 +47,7 @@ async def reset(engine: Engine, identity: Identity, order: models.EndOrder) -> m
     return models.Platform.model_validate(await engine.connections.reset(identity, order.reason))
 
 
-@router.get("/platforms/{identity}/versions", summary="Ask a partner which OCPI versions it speaks (01.05)")
+@router.get("/platforms/{identity}/versions", summary="Ask a partner which OCPI versions it speaks (01.06)")
 async def versions(engine: Engine, identity: Identity) -> dict[str, Any]:
     """Ask now."""
     return {"versions": await engine.connections.versions(identity)}
@@ -93,26 +96,43 @@ async def sign(engine: Engine, order: models.SignOrder) -> models.Chain:
             "identity and fingerprint were not confirmed",
             "check them with a person at the partner's by phone (R.01.01.04), then send `confirmed: true`",
         )
-    return models.Chain.model_validate(await engine.connections.sign(order.csr))
+    return models.Chain.model_validate(await engine.connections.sign(order.csr, server_ca=order.server_ca))
 
 
 @router.post("/certificates/install", status_code=201, summary="Install what a partner signed for us (01.01)")
 async def install(engine: Engine, order: models.InstallOrder) -> models.Certificate:
     """Check that it fits one of our keys, and use it from now on."""
-    return models.Certificate.model_validate(await engine.connections.install(order.platform, order.chain))
+    installed = await engine.connections.install(order.platform, order.chain, server_ca=order.server_ca)
+    return models.Certificate.model_validate(installed)
 
 
 @router.post("/platforms/{identity}/renew", status_code=202, summary="Ask a partner for a new certificate (01.04)")
-async def renew(engine: Engine, identity: Identity) -> dict[str, str]:
+async def renew(engine: Engine, identity: Identity) -> models.Renewal:
     """Ask now; the partner has 168 hours to answer, and the old one is used until then."""
-    await engine.connections.renew(identity)
-    return {"status": "asked"}
+    return _renewal(engine, await engine.connections.renew(identity))
+
+
+@router.get("/renewals", summary="List renewals of certificates, in both directions")
+async def renewals(engine: Engine) -> list[models.Renewal]:
+    """Show what was asked, by whom, and how far it is."""
+    return [_renewal(engine, one) for one in await engine.connections.renewals.all()]
+
+
+@router.post("/renewals/{renewal}/decide", status_code=204, summary="Decide about a partner's request for renewal")
+async def decide(engine: Engine, renewal: int, order: models.Decision) -> None:
+    """Issue the new certificate, or refuse with a reason; needed only where renewal is not automatic."""
+    await engine.connections.renewals.decide(renewal, refuse_because=order.refuse_because)
 
 
 @router.post("/certificates/{serial}/end", summary="End a certificate that we issued")
 async def end_certificate(engine: Engine, serial: str, order: models.EndOrder) -> models.Certificate:
     """Refuse it from now on."""
     return models.Certificate.model_validate(await engine.connections.end_certificate(serial, order.reason))
+
+
+def _renewal(engine: Services, renewal: Renewal) -> models.Renewal:
+    shown = asdict(renewal) | {"platform": engine.directory.platform(renewal.platform_id).identity}
+    return models.Renewal.model_validate(shown)
 
 
 # parties hosted here
