@@ -21,13 +21,13 @@ def init(
     folder: Folder,
     *,
     identity: Annotated[str, typer.Option(metavar="NAME", help="Our Platform Identity: a domain name of ours.")],
-    party: Annotated[
-        list[str],
+    party: Annotated[list[str], typer.Option(metavar="PARTY", help="A party to host here; may be repeated.")],
+    role: Annotated[
+        list[str] | None,
         typer.Option(
-            metavar="PARTY[:ROLE]",
-            help="A party to host here: BEBEC (a CPO), NLEMS:EMSP, NLHUB:HUB, or BEBEC:locations:SENDER; repeatable.",
+            metavar="ROLE", help="CPO (if left out), EMSP, HUB, or for instance locations:SENDER; repeatable."
         ),
-    ],
+    ] = None,
     base_url: Annotated[
         str | None, typer.Option(metavar="URL", help="Where partners reach us; https://NAME:PORT/ocpi if left out.")
     ] = None,
@@ -45,33 +45,28 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Make a platform's folder: settings, keys, the authority for partners' certificates, the database."""
-    import asyncio
-
     from engine.cli import output
-    from engine.clock import SystemClock
     from engine.registration.errors import Refused
-    from engine.registration.folder import ServerCertificate, init_folder
+    from engine.registration.folder import init_folder
     from engine.settings import BadSettings, PlatformFolder
 
     host, port = _host_and_port(listen)
     if (server_certificate is None) != (server_key is None):
         raise typer.BadParameter("--server-certificate and --server-key belong together")
-    server = None if server_certificate is None or server_key is None else (server_certificate, server_key)
     port_text = "" if port == 443 else f":{port}"  # noqa: PLR2004 - what https means
     try:
-        made = asyncio.run(
-            init_folder(
-                PlatformFolder(folder),
-                identity=identity,
-                base_url=base_url or f"https://{identity}{port_text}/ocpi",
-                parties=_roles(party),
-                clock=SystemClock(),
-                listen_host=host,
-                listen_port=port,
-                server_certificate=None if server is None else ServerCertificate(*server),
-                api_listen=api,
-                allow_private=allow_private_addresses,
-            )
+        made = init_folder(
+            PlatformFolder(folder),
+            identity=identity,
+            base_url=base_url or f"https://{identity}{port_text}/ocpi",
+            parties=party,
+            roles=role or ["CPO"],
+            listen_host=host,
+            listen_port=port,
+            server_certificate=server_certificate,
+            server_key=server_key,
+            api_listen=api,
+            allow_private=allow_private_addresses,
         )
     except (Refused, BadSettings) as error:
         raise Failure(str(error), "nothing was made") from error
@@ -94,15 +89,6 @@ def serve(folder: Folder) -> None:
     from engine.app import run
 
     run(folder)
-
-
-def _roles(parties: list[str]) -> dict[str, list[str]]:
-    """Read PARTY[:ROLE]; a party may be named more than once, with more roles."""
-    roles: dict[str, list[str]] = {}
-    for text in parties:
-        party, _, role = text.partition(":")
-        roles.setdefault(party, []).append(role or "CPO")
-    return roles
 
 
 def _host_and_port(text: str) -> tuple[str, int]:
