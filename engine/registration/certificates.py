@@ -124,7 +124,7 @@ class Certificates:
             platform = await self.known(tx, checked.common_name)
             await self._exchanging(tx, platform, server_ca=server_ca)
             serial, not_after, chain = await self.issue(tx, platform, checked)
-        await self._directory.reload()
+        await self._directory.reload(peers_too=False)
         _log.info(
             "issued a client certificate",
             extra={"action": "certificate_issued", "platform": platform.identity, "serial": serial},
@@ -168,7 +168,7 @@ class Certificates:
                 files.make_private_folder(self._folder.keys)
                 files.write_key(self.pending_key(platform.identity, checked.fingerprint[:16]), key)
             await self._exchanging(tx, platform)
-        await self._directory.reload()
+        await self._directory.reload(peers_too=False)
         for forgotten in self._pending_keys(platform.identity)[PENDING_KEYS_MAX:]:
             forgotten.unlink(missing_ok=True)
         return SigningRequest(checked.common_name, checked.fingerprint, csr.decode("ascii"))
@@ -192,7 +192,7 @@ class Certificates:
             await self._exchanging(tx, platform, server_ca=server_ca)
         if key_file is not None:
             key_file.unlink(missing_ok=True)
-        await self._directory.reload()
+        await self._directory.reload(peers_too=False)
         await self._sessions.follow(platform.id)
         return self._show(installed)
 
@@ -239,7 +239,7 @@ class Certificates:
                 raise NotFoundHere(f"there is no certificate {serial[:64]!r}: `certificate show` lists the serials")
             await rows.end_certificate(tx, found.id, now=self._clock.now(), reason=reason)
             ended = next(one for one in await rows.all_certificates(tx, found.platform_id) if one.id == found.id)
-        await self._directory.reload()
+        await self._directory.reload(peers_too=False)
         if not ended.issued_here:
             await self._sessions.follow(ended.platform_id)
         return self._show(ended)

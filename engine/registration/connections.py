@@ -79,7 +79,8 @@ class Connections:
         self.partner_parties = PartnerParties(
             database=database, directory=directory, requests=requests, settings=settings, clock=clock
         )
-        self.hooks.on_connected.append(self.partner_parties.wake)
+        self.hooks.on_connected.append(self.partner_parties.connected)
+        self.hooks.on_first_request.append(self.partner_parties.ready)
         self.hooks.on_connected.append(lambda _platform_id: self.renewals.wake())
 
     @property

@@ -67,16 +67,21 @@ class Directory:
         self._view = _View()
         self._reloading = asyncio.Lock()
         self._loaded = False
+        self._listed: dict[int, tuple[Party, ...]] = {}
         self._fresh: set[int] = set()  # shook hands, and made no other request since (B19, B46)
 
-    async def reload(self) -> None:
-        """Read everything again. What was committed before the call is seen when it returns."""
+    async def reload(self, *, peers_too: bool = True) -> None:
+        """Read everything again. What was committed before the call is seen when it returns.
+
+        ``peers_too=False`` leaves out partners' parties, of which there may be many, where they did not change.
+        """
         async with self._reloading, self._database.reading() as tx:
             platforms = {platform.id: platform for platform in await platform_rows.all_platforms(tx)}
             issued = await platform_rows.all_certificates(tx, issued_here=True)
             hosted = {party.party_id: party for party in await party_rows.all_hosted(tx)}
-            listed = await party_rows.all_peer_parties(tx)
-            self._view = _view(platforms, issued, hosted, listed)
+            if peers_too or not self._loaded:
+                self._listed = await party_rows.all_peer_parties(tx)
+            self._view = _view(platforms, issued, hosted, self._listed)
             if not self._loaded:
                 self._fresh = {platform.id for platform in platforms.values() if platform.handshake is not None}
                 self._loaded = True

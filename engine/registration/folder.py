@@ -1,5 +1,6 @@
 """A new platform's folder: settings, authority, server certificate and database, made in one go or not at all."""
 
+import asyncio
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, Final
 from certs import files, names
 from certs.authority import Authority, Purpose
 from certs.errors import CertificateError
-from engine.clock import Clock
+from engine.clock import Clock, SystemClock
 from engine.protocol.registration import check_base_url, host_of
 from engine.registration.directory import Directory
 from engine.registration.errors import Refused
@@ -35,33 +36,34 @@ class NewPlatform:
     parties: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ServerCertificate:
-    """The files of a server certificate that the operator brings; they stay where they are."""
-
-    certificate: Path
-    key: Path
+def init_folder(folder: PlatformFolder, **values: Any) -> NewPlatform:
+    """Make a platform's folder, for callers without an event loop; see ``make_folder``."""
+    return asyncio.run(make_folder(folder, **values))
 
 
-async def init_folder(
+async def make_folder(
     folder: PlatformFolder,
     *,
     identity: str,
     base_url: str,
-    parties: Mapping[str, Sequence[str]],
-    clock: Clock,
+    parties: Sequence[str],
+    roles: Sequence[str] = ("CPO",),
     listen_host: str = "127.0.0.1",
     listen_port: int = 8443,
-    server_certificate: ServerCertificate | None = None,
+    server_certificate: Path | None = None,
+    server_key: Path | None = None,
     api_listen: str | None = None,
     database_url: str | None = None,
     allow_private: bool = False,
+    clock: Clock | None = None,
 ) -> NewPlatform:
-    """Make a platform's folder. ``parties``: the parties hosted there, each with its roles (``CPO``, ``EMSP``).
+    """Make a platform's folder, with these parties hosted in these roles (``CPO``, ``EMSP``, ``locations:SENDER``).
 
-    Without ``server_certificate``, a local authority vouches for the server; partners need its certificate then.
-    Raises ``Refused`` for values that cannot be used, and for a folder that holds a platform already.
+    Without ``server_certificate`` a local authority vouches for the server; partners need its certificate then.
+    A server certificate and its key that are given stay where they are. Raises ``Refused`` for values that cannot be
+    used and for a folder that holds a platform already, ``BadSettings`` likewise; nothing is left behind then.
     """
+    clock = clock or SystemClock()
     try:
         identity = names.common_name(identity)
         base_url = check_base_url(base_url)
@@ -71,9 +73,10 @@ async def init_folder(
         "platform": {"identity": identity, "base_url": base_url},
         "listener": {"host": listen_host, "port": listen_port},
     }
-    if server_certificate is not None:
-        values["listener"]["certificate"] = str(server_certificate.certificate.absolute())
-        values["listener"]["key"] = str(server_certificate.key.absolute())
+    if server_certificate is not None and server_key is not None:
+        values["listener"] |= _whole_paths(certificate=server_certificate, key=server_key)
+    elif server_certificate is not None or server_key is not None:
+        raise Refused("a server certificate and its key belong together: give both, or neither")
     if allow_private:
         values["peers"] = {"allow_private_addresses": True}
     if api_listen is not None:
@@ -85,13 +88,18 @@ async def init_folder(
     there_before = set(folder.root.iterdir()) if folder.root.exists() else None
     try:
         server_ca = _write(folder, values, clock, local_server=server_certificate is None)
-        await _host(folder, parties, clock)
+        await _host(folder, parties, roles, clock)
     except BaseException as error:
         _remove_new(folder.root, there_before)
         if isinstance(error, CertificateError | OSError):
             raise Refused(str(error)) from error
         raise
     return NewPlatform(folder.root, identity, base_url, server_ca, tuple(party.upper() for party in parties))
+
+
+def _whole_paths(**paths: Path) -> dict[str, str]:
+    """Name files in a way that does not depend on where the process was started."""
+    return {name: str(path.absolute()) for name, path in paths.items()}
 
 
 def _refuse_existing(folder: PlatformFolder) -> None:
@@ -132,7 +140,7 @@ def _toml(values: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def _host(folder: PlatformFolder, parties: Mapping[str, Sequence[str]], clock: Clock) -> None:
+async def _host(folder: PlatformFolder, parties: Sequence[str], roles: Sequence[str], clock: Clock) -> None:
     """Make the database, with the parties that are hosted from the beginning."""
     url = folder.database_url(folder.settings())
     await migrate(url)
@@ -141,7 +149,7 @@ async def _host(folder: PlatformFolder, parties: Mapping[str, Sequence[str]], cl
     try:
         directory = Directory(database, clock)
         hosting = Parties(database, directory, clock)
-        for party, roles in parties.items():
+        for party in parties:
             await hosting.add(party, roles=roles, hub="HUB" in {role.upper() for role in roles})
     finally:
         await database.stop()

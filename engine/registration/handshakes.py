@@ -50,9 +50,14 @@ _ENDED_THERE: Final = frozenset({401, 403})
 
 @dataclass
 class Hooks:
-    """Whom to tell. ``on_ended`` runs within the transaction that ends a platform; what it raises undoes that."""
+    """Whom to tell. ``on_ended`` runs within the transaction that ends a platform; what it raises undoes that.
+
+    After a partner's handshake it may not have our answer yet, and refuse what we ask: its first request shows that
+    it has, and ``on_first_request`` tells of that.
+    """
 
     on_connected: list[Callable[[int], None]] = field(default_factory=list)
+    on_first_request: list[Callable[[int], None]] = field(default_factory=list)
     on_ended: list[Callable[[Tx, int], Awaitable[None]]] = field(default_factory=list)
 
 
@@ -104,7 +109,7 @@ class Handshakes:
         ``PeerSaidNo`` when the partner refused.
         """
         platform = await self._store_offer(identity, base_url, server_ca=server_ca, tolerant=tolerant)
-        await self._directory.reload()
+        await self._directory.reload(peers_too=False)
         await self._sessions.follow(platform.id)
         self._said_no.pop(platform.id, None)
         await self._errands.now(platform.id)
@@ -201,7 +206,7 @@ class Handshakes:
             state = PLATFORM.after(PlatformState.CONNECTING, PlatformEvent.REFUSED)
             await rows.change_platform(tx, sent.id, **{**_NO_OFFER, "state": state, "last_error": words})
         self._said_no[sent.id] = PeerSaidNo(reply.http_status, reply.status_code, reply.message)
-        await self._directory.reload()
+        await self._directory.reload(peers_too=False)
         await self._sessions.follow(sent.id)
         _log.warning(
             "a partner refused our handshake: %s",
@@ -216,7 +221,7 @@ class Handshakes:
             if await self._still_offered(tx, sent, sent.offer):
                 due_at = self._clock.now() + pause
                 await rows.change_platform(tx, sent.id, offer_attempts=attempts, offer_due_at=due_at, last_error=words)
-        await self._directory.reload()
+        await self._directory.reload(peers_too=False)
         _log.info(
             "a handshake of ours was not answered: %s",
             words,
@@ -230,7 +235,7 @@ class Handshakes:
         return waiting and platform is not None and platform.offer == offer and platform.base_url == sent.base_url
 
     async def _connected(self, platform: Platform) -> None:
-        await self._directory.reload()
+        await self._directory.reload(peers_too=False)
         await self._sessions.follow(platform.id)
         _log.info("connected", extra={"action": "connected", "platform": platform.identity})
         for hook in self.hooks.on_connected:
@@ -281,6 +286,8 @@ class Handshakes:
         task = asyncio.create_task(self._forget_handshake(platform_id))
         self._forgetting.add(task)
         task.add_done_callback(self._forgetting.discard)
+        for hook in self.hooks.on_first_request:
+            hook(platform_id)
 
     async def _forget_handshake(self, platform_id: int) -> None:
         try:

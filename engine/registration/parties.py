@@ -182,9 +182,16 @@ class PartnerParties:
             task.cancel()
         await asyncio.gather(*fetching, return_exceptions=True)
 
-    def wake(self, platform_id: int) -> None:
-        """Fetch from this platform soon: it has just connected, or was not ready the last time."""
+    def connected(self, platform_id: int) -> None:
+        """Fetch from a platform that has just connected; if the handshake was its own, it needs a moment."""
         self._failures.pop(platform_id, None)
+        self._retry_at.pop(platform_id, None)
+        if self._directory.silent_since_handshake(platform_id):
+            self._retry_at[platform_id] = self._clock.now() + FIRST_PAUSE_S
+        self._errands.wake()
+
+    def ready(self, platform_id: int) -> None:
+        """Fetch now from a platform that has shown that it is connected."""
         self._retry_at.pop(platform_id, None)
         self._errands.wake()
 
@@ -244,7 +251,7 @@ class PartnerParties:
         self._retry_at[platform_id] = self._clock.now() + pause
         async with self._database.transaction() as tx:
             await platform_rows.change_platform(tx, platform_id, last_error=str(error))
-        await self._directory.reload()
+        await self._directory.reload(peers_too=False)
         return error
 
     async def _store(self, platform_id: int, read: PartiesRead) -> None:

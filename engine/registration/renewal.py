@@ -279,7 +279,7 @@ class Renewals:
                 _, _, chain = await self._certificates.issue(tx, platform, checked)
                 await rows.change_renewal(tx, renewal.id, chain=chain)
             decided = await rows.renewal_by_id(tx, renewal.id)
-        await self._directory.reload()  # before the partner can use it
+        await self._directory.reload(peers_too=False)  # before the partner can use it
         return decided or renewal
 
     # -- both: one step of an open renewal --------------------------------------------------------------------
