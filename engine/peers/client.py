@@ -136,6 +136,11 @@ class Peers:
         self._open: set[_Connection] = set()
         self._stopped = False
 
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._open)
+
     async def start(self) -> None:
         """Nothing has to be ready before the first request."""
         self._stopped = False
@@ -561,9 +566,7 @@ class _Connection(asyncio.Protocol):
         elif self._payload is not None and exc is None and self._ended_by_closing():
             self._finish()
         else:
-            self._fail(
-                FailureKind.DISCONNECTED, "in the middle of the answer" if self._message else "without an answer"
-            )
+            self._fail(FailureKind.DISCONNECTED, self._how_it_ended())
 
     # -- the rest -----------------------------------------------------------------------------------------
 
@@ -576,6 +579,12 @@ class _Connection(asyncio.Protocol):
             self._message, self._payload = message, payload
         else:
             self.reusable = False  # an answer too many: whose it is cannot be known
+
+    def _how_it_ended(self) -> str:
+        if self._message is not None:
+            return "in the middle of the answer"
+        # Many servers, those of asyncio among them, do not say what they have against a certificate.
+        return "without an answer" if self._answered else "without an answer; it may not accept our certificate"
 
     def _ended_by_closing(self) -> bool:
         if self._parser is None or self._payload is None:

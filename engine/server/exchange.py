@@ -64,6 +64,10 @@ class Directory(Protocol):
         """
         ...
 
+    def heard(self, platform_id: int) -> None:
+        """Note that a connected platform made another request than its handshake (B46)."""
+        ...
+
     def serves(self, platform_id: int, party: PartyId) -> bool:
         """Say whether that platform lists this party to us, its hub party included."""
         ...

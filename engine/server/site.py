@@ -74,7 +74,6 @@ from engine.store.database import StoreUnavailable
 
 _log = logging.getLogger(__name__)
 
-HANDSHAKE_TIMEOUT_S: Final = 10.0  # four round trips and two signatures; a peer on a bad line needs a second or two
 LINGER_S: Final = 1.0  # a peer whose body is not read gets the answer before the connection is gone
 TLS_GOODBYE_S: Final = 2.0  # for the peer's close_notify, which nobody waits for in vain
 BACKLOG: Final = 512  # connections that the kernel keeps while the loop is busy: all partners at once after a restart
@@ -85,7 +84,8 @@ CHUNK_BYTES: Final = 64 * 1024  # read ahead of the handler, for each connection
 STOP_DEADLINE_S: Final = 10.0  # requests in progress get this long when the site stops
 
 # What a platform may ask for that is not connected: to be connected (B42), and in which versions it can be (01.06).
-BEFORE_CONNECTION: Final = frozenset({("connection",), ("versions",)})
+HANDSHAKE: Final = ("connection",)
+BEFORE_CONNECTION: Final = frozenset({HANDSHAKE, ("versions",)})
 
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 CLOSE: Final = "Connection: close\r\n"
@@ -326,7 +326,7 @@ class Site:
                 self._connection,
                 accepted,
                 ssl=self._context,
-                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
+                ssl_handshake_timeout=self.settings.head_timeout_s,  # as slow as a head may be
                 ssl_shutdown_timeout=TLS_GOODBYE_S,
             )
         except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
@@ -395,8 +395,11 @@ class Site:
         connection: _Connection = request.protocol  # type: ignore[assignment]
         caller = self._caller(connection)
         path = self._paths.get(message.path) or self._parse(message)
-        if caller.state != CONNECTED and path.segments not in BEFORE_CONNECTION:
-            raise Forbidden("your platform is not connected to this one: POST /connection comes first")
+        if caller.state != CONNECTED:
+            if path.segments not in BEFORE_CONNECTION:
+                raise Forbidden("your platform is not connected to this one: POST /connection comes first")
+        elif path.segments != HANDSHAKE:
+            self._directory.heard(caller.platform_id)
         in_progress = self._in_progress
         count = in_progress.get(caller.platform_id, 0)
         if count >= self.settings.requests_per_platform_max:
