@@ -87,6 +87,10 @@ class FailureKind(StrEnum):
     NO_ENVELOPE = "no_envelope"
 
 
+# The peer is done with a request that was answered like this, although the answer is of no use (R.03.02.17).
+_ANSWERED: Final = frozenset({FailureKind.REDIRECT, FailureKind.TOO_LARGE, FailureKind.NO_ENVELOPE})
+
+
 class PeerFailure(Exception):
     """A request without an answer that counts. ``sent``: the peer may have received the request."""
 
@@ -95,6 +99,11 @@ class PeerFailure(Exception):
         self.kind = kind
         self.detail = detail
         self.sent = sent
+
+    @property
+    def answered(self) -> bool:
+        """Whether there was an answer, of no use: the request is no longer in progress at the peer."""
+        return self.kind in _ANSWERED
 
 
 class PeerRefused(Exception):

@@ -136,6 +136,12 @@ def check_body(body: bytes) -> None:
         raise InvalidParameters("a field of the body stands more than once", data=problems) from None
 
 
+def checked_body(body: bytes) -> bytes:
+    """Check a body as ``check_body`` does, and return it."""
+    check_body(body)
+    return body
+
+
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 
 
