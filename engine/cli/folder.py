@@ -86,9 +86,27 @@ def init(
 
 def serve(folder: Folder) -> None:
     """Run the platform in the foreground, until Ctrl-C or SIGTERM."""
-    from engine.app import run
+    from certs.errors import CertificateError
+    from engine.app import AlreadyRunning, Engine, run
+    from engine.cli import output
+    from engine.settings import BadSettings
+    from engine.store.database import StoreUnavailable
+    from engine.store.migrating import ForeignSchema
 
-    run(folder)
+    def ready(engine: Engine) -> None:
+        listener = engine.settings.listener
+        output.done(f"{engine.settings.platform.identity} serves partners on {listener.host}:{engine.site.port}")
+        output.say(output.faint(f"  local API: {engine.settings.api.listen}; Ctrl-C stops"))
+
+    try:
+        run(folder, on_ready=ready)
+    except AlreadyRunning as error:
+        raise Failure(str(error), "stop that process first, or serve another folder") from error
+    except BadSettings as error:
+        raise Failure(str(error), "correct engine.toml and start again") from error
+    except (CertificateError, ForeignSchema, StoreUnavailable, OSError) as error:
+        raise Failure(f"the platform cannot start: {error}", "nothing was changed") from error
+    output.done("stopped")
 
 
 def _host_and_port(text: str) -> tuple[str, int]:

@@ -7,7 +7,7 @@ bytes, and a success is recognised by its first bytes.
 import asyncio
 from dataclasses import dataclass
 
-from engine.peers.client import PeerFailure, Peers
+from engine.peers.client import FailureKind, PeerFailure, Peers
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class ObjectRequests:
         try:
             answer = await self._peers.request(platform_id, "POST", path, body=body)
         except PeerFailure as failure:
-            open_until = began + self.timeout_s(platform_id) if failure.sent and not failure.answered else None
-            return Unanswered(f"{failure.kind.value}: {failure.detail}", open_until, platform_up=failure.answered)
+            answered = failure.kind is FailureKind.REDIRECT  # by whatever stands in front of the partner
+            open_until = began + self.timeout_s(platform_id) if failure.sent and not answered else None
+            return Unanswered(str(failure), open_until, platform_up=answered)
         return Answered(answer.http_status, answer.body)

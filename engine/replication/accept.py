@@ -19,7 +19,7 @@ from engine.protocol.objects import Update, Verdict, decide
 from engine.protocol.subscriptions import TAKES_UPDATES
 from engine.registration.directory import Directory
 from engine.replication.batches import Batches
-from engine.replication.consuming import Consuming
+from engine.replication.consuming import Consuming, Taking
 from engine.store import objects, subscriptions
 from engine.store.database import Database, Tx
 from engine.store.objects import Change, Held
@@ -97,14 +97,15 @@ class Accepting:
         if self._directory.hub_party(platform_id) == sender and await self._consuming.serves(platform_id, update.issuer):
             return
         security_event(
-            "issuer_not_served",
+            "issuer_refused",
+            "a platform sent an object of a party that it does not serve to us",
             platform=self._directory.platform(platform_id).identity,
             sender=sender,
             issuer=update.issuer,
         )
         raise ClientError(f"{sender} may not send objects of {update.issuer}: your platform does not serve that party")
 
-    async def _refuse(self, subscription: "Taking", served: Module, update: Update, violation: SchemaViolation) -> None:
+    async def _refuse(self, subscription: Taking, served: Module, update: Update, violation: SchemaViolation) -> None:
         """Answer an invalid payload: not newer and immutable come before the schema (B1)."""
         verdict = await self._batches.add(_Item(subscription.row, served, update, valid=False))
         if verdict is None:
@@ -119,7 +120,7 @@ class Accepting:
         ]
         raise SchemaViolated(f"the payload has {violation.problem_count} fault(s)", data=data)
 
-    def _count(self, subscription: "Taking", pointers: Sequence[str]) -> None:
+    def _count(self, subscription: Taking, pointers: Sequence[str]) -> None:
         counted = self.warnings[subscription.row.platform]
         for pointer in pointers:
             # Positions in lists are not told apart: /evses/3/status counts as /evses/*/status.
@@ -140,7 +141,7 @@ class Accepting:
                 if life is None:
                     verdicts.append(None)
                     continue
-                known = (row.id, update.issuer, update.key)
+                known = (row.id, str(update.issuer), update.key)
                 copy = held.get(known)
                 verdict = decide(
                     None if copy is None else copy.version,
@@ -189,6 +190,6 @@ class Accepting:
 
     def _compare(self, known: tuple[int, str, ObjectKey], ours: int, theirs: int) -> None:
         """Remember a producer that stands by a lower version than our copy (B27)."""
-        if theirs < ours and self._consuming.asked_in_full(known[0], known[2]):
-            if len(self.regressions) < REGRESSIONS_MAX:
-                self.regressions[known] = (ours, theirs)
+        asked = theirs < ours and self._consuming.asked_in_full(known[0], known[2])
+        if asked and len(self.regressions) < REGRESSIONS_MAX:
+            self.regressions[known] = (ours, theirs)

@@ -163,7 +163,7 @@ class Consuming:
 
     # -- what operators ask -------------------------------------------------------------------------------
 
-    async def list(self) -> "list[InboundSubscription]":
+    async def list(self) -> list[InboundSubscription]:
         """List subscriptions of ours, ended ones too."""
         return list(self._rows.values())
 
@@ -247,6 +247,7 @@ class Consuming:
 
     async def unsubscribe(self, subscription_id: int) -> InboundSubscription:
         """Cancel as the receiver (UC 03.04); the producer is told until it answers."""
+        await self._idle(subscription_id)
         row = self.get(subscription_id)
         await self._happened(
             row, InboundEvent.UNWANTED, ended_at=self._clock.now(), ended_by="us", next_action_at=self._clock.now(), attempts=0
@@ -394,19 +395,27 @@ class Consuming:
             await self._wake.wait()
             timer.cancel()
 
-    def _begin(self, subscription_id: int) -> "asyncio.Task[None]":
+    def _begin(self, subscription_id: int) -> asyncio.Task[None]:
         task = asyncio.create_task(self._act(subscription_id))
         self._acting[subscription_id] = task
-        task.add_done_callback(lambda _: (self._acting.pop(subscription_id, None), self._wake.set()))
+        task.add_done_callback(lambda _: self._acted(subscription_id))
         return task
+
+    def _acted(self, subscription_id: int) -> None:
+        self._acting.pop(subscription_id, None)
+        self._wake.set()
 
     async def _act_now(self, subscription_id: int) -> None:
         """Do what is to be done about a row, and wait until it is done; one action at a time for a row."""
-        while (under_way := self._acting.get(subscription_id)) is not None:
-            await asyncio.wait([under_way])
+        await self._idle(subscription_id)
         row = self._rows[subscription_id]
         if row.next_action_at is not None and row.next_action_at <= self._clock.now():
             await asyncio.shield(self._begin(subscription_id))
+
+    async def _idle(self, subscription_id: int) -> None:
+        """Return when nothing is being done about a row."""
+        while (under_way := self._acting.get(subscription_id)) is not None:
+            await asyncio.wait([under_way])
 
     async def _act(self, subscription_id: int) -> None:
         row = self._rows[subscription_id]

@@ -32,6 +32,12 @@ NOTICE_PAUSE_MAX_S: Final = 3600.0  # the receiver may be away for months; an ho
 STORE_PAUSE_S: Final = 1.0
 
 
+Endings = list[tuple[int, int]]
+"""Subscriptions that were ended, each with the epoch from which nothing more is begun."""
+
+Failing = list[Waiting]
+
+
 @dataclass(frozen=True, slots=True)
 class CurrentState:
     """What UC 03.06 asks for."""
@@ -239,7 +245,7 @@ class Producing:
 
     # -- what operators ask -------------------------------------------------------------------------------
 
-    async def list(self) -> "list[OutboundSubscription]":
+    async def list(self) -> list[OutboundSubscription]:
         """List partners' subscriptions, ended ones too."""
         async with self._database.reading() as tx:
             return await subscriptions.all_outbound(tx)
@@ -308,7 +314,7 @@ class Producing:
         self._workers.changed(subscription_id)
         return count
 
-    async def failing(self, subscription_id: int, *, limit: int) -> "list[Waiting]":
+    async def failing(self, subscription_id: int, *, limit: int) -> Failing:
         """List the objects that wait for their backoff or were refused, longest failing first."""
         async with self._database.reading() as tx:
             return await exceptions.failing(tx, subscription_id, limit=limit)
@@ -322,7 +328,7 @@ class Producing:
 
     # -- what happens to platforms ------------------------------------------------------------------------
 
-    async def end_platform(self, tx: Tx, platform_id: int) -> "list[tuple[int, int]]":
+    async def end_platform(self, tx: Tx, platform_id: int) -> Endings:
         """End all of a platform's subscriptions, in the transaction that ends it (B20); returns (id, epoch) of each."""
         ended: list[tuple[int, int]] = []
         for row in await subscriptions.all_outbound(tx, platform_id):
@@ -331,7 +337,7 @@ class Producing:
                 ended.append((row.id, row.epoch + 1))
         return ended
 
-    async def quiesce(self, ended: "list[tuple[int, int]]") -> None:
+    async def quiesce(self, ended: Endings) -> None:
         """Return once nothing more is begun for these."""
         await asyncio.gather(*(self._workers.quiesce(subscription_id, epoch) for subscription_id, epoch in ended))
 

@@ -93,6 +93,7 @@ class Job:
     seqs: list[int] = field(default_factory=list)
     again: list[int] = field(default_factory=list)  # numbers of changes that came while it was in flight
     in_progress: bool = True
+    concluded: bool = False  # whether an attempt was made, whatever came of it
     unfiled: bool = False
 
     @property
@@ -183,6 +184,7 @@ class PushWorker:
         self._behind = True  # whether the log holds more than the segments showed
         self._outstanding: OrderedDict[int, None] = OrderedDict()
         self._pointers: OrderedDict[Key, list[int]] = OrderedDict()
+        self._loading: dict[Key, list[int]] = {}
         self._ready: OrderedDict[Key, Job] = OrderedDict()
         self._flights: dict[Key, Job] = {}
         self._ahead: dict[Key, int] = {}  # objects that were read at a number beyond the position
@@ -286,7 +288,7 @@ class PushWorker:
         """Objects that were read from the log and are not done."""
         if not self._outstanding:
             return []
-        return [*self._pointers, *self._ready, *(key for key, job in self._flights.items() if job.seqs or job.again)]
+        return [*self._pointers, *self._loading, *self._ready, *(key for key, job in self._flights.items() if job.seqs or job.again)]
 
     def oldest_since(self) -> float | None:
         """When the oldest object that was read and is not done was read."""
@@ -504,8 +506,8 @@ class PushWorker:
         if self._claimed(key, seq):
             return
         ready = self._ready.pop(key, None)  # read again: at push time the newest version is sent
-        seqs = self._pointers.setdefault(key, [] if ready is None else ready.seqs)
-        seqs.append(seq)
+        seqs = self._pointers.setdefault(key, [])
+        seqs.extend([seq] if ready is None else [*ready.seqs, seq])
         self._outstanding[seq] = None
 
     def _claimed(self, key: Key, seq: int) -> bool:
@@ -517,7 +519,10 @@ class PushWorker:
         elif flight is not None:
             flight.again.append(seq)
         else:
-            return self._ahead.get(key, 0) >= seq
+            done = self._ahead.get(key, 0) >= seq
+            if done:
+                self._forget([seq])
+            return done
         self._outstanding[seq] = None
         return True
 
@@ -552,6 +557,7 @@ class PushWorker:
         """Read the objects that pointers point to, as they are now."""
         subscription, generation = self.subscription, self._generation
         taken = dict(self._pointers.popitem(last=False) for _ in range(min(self._window, len(self._pointers))))
+        self._loading = taken
         try:
             async with self._shared.database.reading() as tx:
                 found = await objects.newest(
@@ -564,15 +570,19 @@ class PushWorker:
                 rows = await self._rows_of(tx, list(taken))
         except BaseException:
             if generation == self._generation:
-                self._pointers.update(taken)
+                for key, seqs in taken.items():
+                    self._pointers.setdefault(key, []).extend(seqs)
             raise
+        finally:
+            self._loading = {}
         if generation != self._generation:
             return
         newest = {(owed.issuer, owed.key): owed for owed in found}
         for key, seqs in taken.items():
             owed = newest.get(key)
-            if owed is None or not self._enqueue(owed, rows.get(key), seqs):
-                self._forget(seqs)
+            open_seqs = [seq for seq in seqs if not self._claimed(key, seq)]
+            if open_seqs and (owed is None or not self._enqueue(owed, rows.get(key), open_seqs)):
+                self._forget(open_seqs)
             if owed is not None and owed.seq > self._position:
                 self._ahead[key] = owed.seq
         if self._pointers:
@@ -588,7 +598,9 @@ class PushWorker:
         """Make an object ready, unless its exception row takes care of this very version."""
         if row is not None and row.version == owed.version and (row.rejected or row.attempts):
             return False
-        self._ready[(owed.issuer, owed.key)] = Job(
+        key = (owed.issuer, owed.key)
+        older = self._ready.pop(key, None)
+        self._ready[key] = Job(
             owed,
             attempts=int(owed.seq <= self.subscription.attempted_to),
             first_failed_at=None if row is None else row.first_failed_at,
@@ -596,7 +608,7 @@ class PushWorker:
             since=self._now(),
             generation=self._generation,
             life=self.subscription.life,
-            seqs=seqs,
+            seqs=seqs if older is None else [*older.seqs, *seqs],
         )
         return True
 
@@ -611,10 +623,11 @@ class PushWorker:
         subscription, now = self.subscription, self._now()
         slots = self._free_slots()
         async with self._shared.database.reading() as tx:
-            known = len(self._flights) + len(self._ready)
+            known = len(self._flights) + len(self._ready) + len(self._pointers)
             upcoming = await exceptions.due(tx, subscription.id, limit=slots + known + 1)
             self._rows = bool(upcoming) or await exceptions.any_rows(tx, subscription.id)
-        waiting = [row for row in upcoming if (row.issuer, row.key) not in self._flights | self._ready.keys()]
+        underway = self._flights.keys() | self._ready.keys() | self._pointers.keys()
+        waiting = [row for row in upcoming if (row.issuer, row.key) not in underway]
         ripe = [row for row in waiting if row.due_at <= now][:slots]
         later = [row.due_at for row in waiting if row.due_at > now]
         # With nothing further in view, whatever is in flight looks here again when it is filed.
@@ -738,6 +751,10 @@ class PushWorker:
             until = asyncio.get_running_loop().time() + self._timeout_s()
             self._failure(job, Result(Outcome.FAILED, "this platform stopped before the answer came"), until)
             raise
+        except Exception as error:
+            _log.exception("a request failed in a way that nobody thought of", extra={"action": "push_failed"})
+            until = asyncio.get_running_loop().time() + self._timeout_s()
+            attempt = Attempt(Result(Outcome.FAILED, f"internal error: {type(error).__name__}"), until)
         faults.passing("push.answered")
         self._conclude(job, attempt, sent_at)
         if attempt.in_progress_until is not None:
@@ -748,6 +765,7 @@ class PushWorker:
 
     def _conclude(self, job: Job, attempt: Attempt, sent_at: float) -> None:
         """Turn the outcome into what is to be filed; a plain success needs nothing filed."""
+        job.concluded = True
         result = attempt.result
         if result.outcome is Outcome.DELIVERED:
             self._last_delivered_at = self._now()
@@ -764,6 +782,7 @@ class PushWorker:
             self._failure(job, result, attempt.in_progress_until)
 
     def _failure(self, job: Job, result: Result, in_progress_until: float | None) -> None:
+        job.concluded = True
         now = self._now()
         rejected = result.outcome is Outcome.REJECTED
         self._rejected += rejected
@@ -808,14 +827,12 @@ class PushWorker:
         if job.in_progress or job.unfiled or self._flights.get(job.key) is not job:
             return
         del self._flights[job.key]
-        if not job.again:
-            return
-        # A version that was delivered in this life settles the changes up to it.
-        settled = job.owed.seq if job.life == self.subscription.life and job.generation == self._generation else -1
-        self._forget([seq for seq in job.again if seq <= settled])
-        newer = [seq for seq in job.again if seq > settled]
-        if newer:
-            self._pointers.setdefault(job.key, []).extend(newer)
+        if self._rows:
+            self._next_due_at = 0.0  # its row, if it has one, may be due by now
+        current = job.concluded and job.life == self.subscription.life and job.generation == self._generation
+        changes = job.again if current else [*job.seqs, *job.again]
+        if changes:
+            self._pointers.setdefault(job.key, []).extend(changes)
             self._wake.set()
 
     # -- filing -------------------------------------------------------------------------------------------

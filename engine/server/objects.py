@@ -4,7 +4,7 @@ from engine.clock import Clock, ocpi_time
 from engine.protocol import envelope
 from engine.protocol.objects import read_update
 from engine.replication.accept import Accepting
-from engine.server.exchange import Answer, Inbound, checked_body
+from engine.server.exchange import Answer, Inbound, check_body
 
 CREATED = 201  # R.02.02.09
 OK = 200  # R.02.02.08
@@ -20,7 +20,8 @@ class ObjectHandlers:
 
     async def update(self, request: Inbound) -> Answer:
         """Store an update, then answer (R.03.02.08 to R.03.02.15)."""
-        update = read_update(checked_body(request.body))
+        check_body(request.body)
+        update = read_update(request.body)
         new = await self._accepting.accept(
             platform_id=request.caller.platform_id,
             sender=request.sender,

@@ -8,13 +8,22 @@ from typing import Any
 
 from engine.clock import Clock, ocpi_time
 from engine.protocol import envelope
-from engine.protocol.errors import ModuleNotServed, PartyNotServed, SubscriberNotAuthorized
+from engine.protocol.errors import (
+    ModuleNotServed,
+    NoSuchSubscription,
+    NotSubscribed,
+    PartyNotServed,
+    SubscriberNotAuthorized,
+    SubscriberNotRecognized,
+)
 from engine.protocol.modules import module
 from engine.protocol.subscriptions import Parameters, read_cancellation, read_parameters, read_reference
 from engine.registration.directory import Directory
 from engine.replication.consuming import Consuming
 from engine.replication.producing import Producing
-from engine.server.exchange import Answer, Inbound, checked_body
+from engine.server.addressing import PartyRequests
+from engine.server.exchange import Answer, Inbound, check_body
+from engine.server.objects import ObjectHandlers
 from engine.settings import Subscriptions as Limits
 
 OK = 200
@@ -58,7 +67,8 @@ class SubscriptionHandlers:
 
     async def cancel_your(self, request: Inbound) -> Answer:
         """Take note that a sender ended our subscription (R.03.05.05, R.03.05.08)."""
-        reason = read_cancellation(checked_body(request.body))
+        check_body(request.body)
+        reason = read_cancellation(request.body)
         await self._consuming.cancelled(
             request.caller.platform_id, request.receiver, request.sender, request.segments[0], reason
         )
@@ -103,18 +113,35 @@ class SubscriptionHandlers:
 
     async def full_update(self, request: Inbound) -> Answer:
         """Send one object again (R.03.10.05 to R.03.10.08)."""
-        object_id = read_reference(checked_body(request.body))
+        check_body(request.body)
+        object_id = read_reference(request.body)
         await self._producing.send_again(
             request.caller.platform_id, request.sender, request.receiver, request.segments[0], object_id
         )
         return self._success()
 
     def _parameters(self, request: Inbound, *, queue_size_required: bool) -> Parameters:
+        check_body(request.body)
         return read_parameters(
-            checked_body(request.body),
+            request.body,
             retry_interval_max_s=self._limits.retry_interval_max_s,
             queue_size_required=queue_size_required,
         )
 
     def _success(self, data: Any = None) -> Answer:
         return Answer(OK, envelope.success(ocpi_time(self._clock.now()), data))
+
+
+def register_operations(
+    party: PartyRequests, subscriptions: SubscriptionHandlers, objects: ObjectHandlers
+) -> None:
+    """Serve chapter 3's operations; each with what a sender hears that may not speak (B15)."""
+    party.register("", "POST", subscriptions.subscribe, SubscriberNotRecognized)
+    party.register("update", "POST", objects.update, NotSubscribed)
+    party.register("state", "GET", subscriptions.state, NoSuchSubscription)
+    party.register("cancel-my-subscription", "POST", subscriptions.cancel_my, NoSuchSubscription)
+    party.register("cancel-your-subscription", "POST", subscriptions.cancel_your, NoSuchSubscription)
+    party.register("renegotiate-my-subscription", "POST", subscriptions.renegotiate_my, NoSuchSubscription)
+    party.register("renegotiate-your-subscription", "POST", subscriptions.renegotiate_your, NoSuchSubscription)
+    party.register("request-immediate-retries", "POST", subscriptions.immediate_retries, NoSuchSubscription)
+    party.register("request-full-update", "POST", subscriptions.full_update, NoSuchSubscription)
