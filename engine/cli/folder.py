@@ -84,28 +84,39 @@ def init(
     output.say(output.faint(f"  next: ocpi-engine serve {folder}"))
 
 
-def serve(folder: Folder) -> None:
+def serve(folder: Folder, as_json: Json = False) -> None:
     """Run the platform in the foreground, until Ctrl-C or SIGTERM."""
     from certs.errors import CertificateError
     from engine.app import AlreadyRunning, Engine, run
     from engine.cli import output
+    from engine.server.operator.access import UnsafeTokenFile
+    from engine.server.operator.listener import BadListenAddress
     from engine.settings import BadSettings
     from engine.store.database import StoreUnavailable
     from engine.store.migrating import ForeignSchema
 
-    def ready(engine: Engine) -> None:
-        listener = engine.settings.listener
-        output.done(f"{engine.settings.platform.identity} serves partners on {listener.host}:{engine.site.port}")
-        output.say(output.faint(f"  local API: {engine.settings.api.listen}; Ctrl-C stops"))
+    def on_ready(engine: Engine) -> None:
+        platform, listener = engine.settings.platform, engine.settings.listener
+        where = f"{listener.host}:{engine.site.port}"
+        if as_json:
+            output.show({"ready": True, "base_url": platform.base_url, "listen": where, "api": engine.operator.address})
+            return
+        output.done(f"{platform.identity} serves partners at {platform.base_url}, listening at {where}")
+        output.say(output.faint(f"  the local API is at {engine.operator.address}; Ctrl-C stops"))
 
     try:
-        run(folder, on_ready=ready)
+        run(folder, on_ready=on_ready)
     except AlreadyRunning as error:
-        raise Failure(str(error), "stop that process first, or serve another folder") from error
+        raise Failure(str(error), f"look at it: ocpi-engine state {folder}") from error
     except BadSettings as error:
-        raise Failure(str(error), "correct engine.toml and start again") from error
-    except (CertificateError, ForeignSchema, StoreUnavailable, OSError) as error:
-        raise Failure(f"the platform cannot start: {error}", "nothing was changed") from error
+        raise Failure(str(error)) from error
+    except (BadListenAddress, UnsafeTokenFile, CertificateError, ForeignSchema) as error:
+        raise Failure(f"not started: {error}") from error
+    except StoreUnavailable as error:
+        raise Failure(f"not started: the database says {error}", "make room, or the folder writable") from error
+    except OSError as error:
+        hint = f"is the port in use, or the folder not ours? See {folder / 'engine.toml'}"
+        raise Failure(f"not started: {error.strerror or error}", hint) from error
     output.done("stopped")
 
 

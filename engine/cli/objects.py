@@ -1,5 +1,6 @@
 """`publish`, `objects`, `reissue`: what our parties issue, and what they received."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 BATCH_LINES_MAX = 500  # lines of one request: often enough for the progress bar, seldom enough for speed
 BATCH_BYTES_MAX = 4 * 1024 * 1024  # and its bytes, whatever is in the lines
-LINE_BYTES_MAX = 32 * 1024 * 1024  # a longer line is no object; it is passed over without being kept
+LINE_BYTES_MAX = 8 * 1024 * 1024  # twice what partners take; a longer line is passed over without being kept
 BAD_LINES_KEPT_MAX = 10_000  # bad lines in the JSON answer; they are all counted
 PAGE = 500  # objects fetched in one request
 
@@ -46,13 +47,36 @@ class _Tally:
 
 
 @dataclass(frozen=True, slots=True)
+class _Line:
+    """A line of the input; ``text`` is None where it is too long to be kept."""
+
+    number: int
+    text: bytes | None
+    read_bytes: int
+
+
+@dataclass(slots=True)
 class _Batch:
     """Some lines of the input, and where each stands in it."""
 
-    lines: list[bytes]
-    numbers: list[int]
-    too_long: list[int]
-    read_bytes: int
+    lines: list[bytes] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    too_long: list[int] = field(default_factory=list)
+    size_bytes: int = 0
+    read_bytes: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.lines) >= BATCH_LINES_MAX or self.size_bytes >= BATCH_BYTES_MAX
+
+    def add(self, line: _Line) -> None:
+        self.read_bytes += line.read_bytes
+        if line.text is None:
+            self.too_long.append(line.number)
+        elif line.text.strip():
+            self.lines.append(line.text)
+            self.numbers.append(line.number)
+            self.size_bytes += len(line.text)
 
 
 def publish(
@@ -74,7 +98,7 @@ def publish(
     with Api(folder) as api, _opened(file) as (source, size_bytes):
         issuer = party or _only_party(api)
         with _progress(size_bytes) as advance:
-            for batch in _batches(source):
+            for batch in _ReadAhead(source):
                 _publish_batch(api, issuer, module, batch, tally)
                 advance(batch.read_bytes, tally.lines)
     if as_json:
@@ -162,26 +186,14 @@ def _opened(name: str) -> Iterator[tuple[IO[bytes], int | None]]:
         raise Failure(f"cannot read {name}: {error.strerror}", "give a file of NDJSON, or -") from error
 
 
-def _batches(source: IO[bytes]) -> Iterator[_Batch]:
-    """Read lines until there are enough for a request."""
-    batch, size, passed = _Batch([], [], [], 0), 0, 0
+def _lines(source: IO[bytes]) -> Iterator[_Line]:
     number = 0
     while line := source.readline(LINE_BYTES_MAX):
         number += 1
-        passed += len(line)
-        if len(line) == LINE_BYTES_MAX and not line.endswith(b"\n"):
-            passed += _pass_over(source)
-            batch.too_long.append(number)
-            continue
-        if line.strip():
-            batch.lines.append(line.rstrip(b"\r\n"))
-            batch.numbers.append(number)
-            size += len(line)
-        if len(batch.lines) >= BATCH_LINES_MAX or size >= BATCH_BYTES_MAX:
-            yield _Batch(batch.lines, batch.numbers, batch.too_long, passed)
-            batch, size, passed = _Batch([], [], [], 0), 0, 0
-    if batch.lines or batch.too_long:
-        yield _Batch(batch.lines, batch.numbers, batch.too_long, passed)
+        if len(line) < LINE_BYTES_MAX or line.endswith(b"\n"):
+            yield _Line(number, line.rstrip(b"\r\n"), len(line))
+        else:
+            yield _Line(number, None, len(line) + _pass_over(source))
 
 
 def _pass_over(source: IO[bytes]) -> int:
@@ -192,6 +204,47 @@ def _pass_over(source: IO[bytes]) -> int:
         if part.endswith(b"\n"):
             break
     return passed
+
+
+class _ReadAhead:
+    """Reads lines while the last request is in progress; what has come by then is the next one.
+
+    So a file goes in large requests, and a slow pipe line by line, without waiting for more.
+    """
+
+    def __init__(self, source: IO[bytes]) -> None:
+        self._source = source
+        self._batch = _Batch()
+        self._ended = False
+        self._error: Exception | None = None
+        self._changed = threading.Condition()
+        threading.Thread(target=self._read, name="read lines", daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            for line in _lines(self._source):
+                with self._changed:
+                    self._changed.wait_for(lambda: not self._batch.is_full)
+                    self._batch.add(line)
+                    self._changed.notify_all()
+        except (OSError, ValueError) as error:
+            self._error = error
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[_Batch]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._batch.read_bytes or self._ended)
+                batch, self._batch = self._batch, _Batch()
+                self._changed.notify_all()
+            if batch.read_bytes:
+                yield batch
+            elif self._error is not None:
+                raise Failure(f"the input could not be read: {self._error}")
+            else:
+                return
 
 
 @contextmanager

@@ -69,6 +69,7 @@ def say(*parts: Cell) -> None:
     """Write a line for people; with `--json` nothing."""
     if not as_json():
         console().print(Text.assemble(*parts), soft_wrap=True)
+        sys.stdout.flush()  # who reads a pipe or a log sees it when it happens
 
 
 def note(*parts: Cell) -> None:
