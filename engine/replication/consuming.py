@@ -521,11 +521,13 @@ class Consuming:
         if event is InboundEvent.GRANTED:
             faults.passing("subscribe.granted")
         _log.info(
-            "subscription %s → %s: %s",
-            row.state,
+            "our subscription of %s to %s of %s is %s after %s",
+            row.subscriber,
+            row.module,
+            row.producer,
             state.value,
             event.value,
-            extra={"action": "subscription", "platform": row.platform, "module": row.module, "producer": row.producer},
+            extra={"action": "subscription_ours", "platform": row.platform},
         )
 
     async def _noted(self, row: InboundSubscription, **values: object) -> None:

@@ -127,7 +127,7 @@ class Producing:
                 await subscriptions.change_outbound(tx, row, **values)
         await self._workers.began(subscription_id)
         _log.info(
-            "%s subscribed to %s of %s", subscriber, known, producer, extra={"action": "subscribed", "module": known}
+            "%s subscribed to %s of %s", subscriber, known, producer, extra={"action": "subscribed"}
         )
         return queue_size_max
 
