@@ -12,8 +12,8 @@ Every wait has a limit, and every limit ends in an answer or a closed connection
 the one that runs into it costs nobody else anything: each connection has its own task and nothing is shared but
 the counters.
 
-aiohttp parses and keeps connections alive; there is no aiohttp application, router or middleware here, since those
-would cost as much again as the parsing. An answer is written as one piece of bytes.
+A connection is of our own making (``connection``): aiohttp's server, application and router would cost more for each
+update than everything else here. An answer is written as one piece of bytes.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final
 
-from aiohttp import web
 from aiohttp.http import HttpProcessingError, HttpVersion11, RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import StreamReader
 
 from engine import logs
 from engine.clock import Clock, ocpi_time
@@ -56,6 +56,7 @@ from engine.protocol.errors import (
     Unavailable,
 )
 from engine.server.addressing import PartyRequests
+from engine.server.connection import TLS_GOODBYE_S, BadBody, Connection
 from engine.server.exchange import (
     ANY,
     CONNECTED,
@@ -74,13 +75,8 @@ from engine.store.database import StoreUnavailable
 
 _log = logging.getLogger(__name__)
 
-LINGER_S: Final = 1.0  # a peer whose body is not read gets the answer before the connection is gone
-TLS_GOODBYE_S: Final = 2.0  # for the peer's close_notify, which nobody waits for in vain
 BACKLOG: Final = 512  # connections that the kernel keeps while the loop is busy: all partners at once after a restart
-HEAD_LINE_MAX: Final = 8190  # characters of the request line, and of each header
-HEADERS_MAX: Final = 100  # a request of this protocol has about eight
 PATHS_CACHED_MAX: Final = 4096  # parties times modules times operations that are in use at once
-CHUNK_BYTES: Final = 64 * 1024  # read ahead of the handler, for each connection
 STOP_DEADLINE_S: Final = 10.0  # requests in progress get this long when the site stops
 
 # What a platform may ask for that is not connected: to be connected (B42), and in which versions it can be (01.06).
@@ -102,99 +98,6 @@ class HeadTooLarge(ClientError):
     """The request line or a header is too long."""
 
     http_status = 431
-
-
-class _Written(web.StreamResponse):
-    """An answer as the bytes that go out. aiohttp asks it for ``prepare``, ``write_eof`` and ``keep_alive`` only."""
-
-    def __init__(self, data: bytes, *, keep_alive: bool, drain_timeout_s: float) -> None:
-        # The base class would build headers, a status and a state that nobody looks at.
-        self._data = data
-        self._keep_alive = keep_alive
-        self._drain_timeout_s = drain_timeout_s
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Write everything at once; wait, but not for ever, for a peer that does not read."""
-        transport = request.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the peer hung up before the answer")
-        transport.write(self._data)
-        if request.protocol.writing_paused:
-            try:
-                async with asyncio.timeout(self._drain_timeout_s):
-                    await request.writer.drain()
-            except TimeoutError:
-                transport.abort()
-                raise ConnectionResetError("the peer does not read its answers") from None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing is left to write."""
-
-
-class _Connection(web.RequestHandler):
-    """One connection: aiohttp's, with a limit on the time that a head takes, and the certificate behind it."""
-
-    serial = ""
-    common_name = ""
-    _head_timer: asyncio.TimerHandle | None = None
-
-    def __init__(self, site: "Site", server: web.Server, **limits: Any) -> None:
-        super().__init__(server, loop=asyncio.get_running_loop(), **limits)
-        self.site = site
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Note who it is, and begin to wait for a first request."""
-        super().connection_made(transport)
-        self.site.connection_began(self)
-        certificate = transport.get_extra_info("peercert") or {}
-        self.serial = certificate.get("serialNumber", "").lstrip("0").lower()
-        names = [value for name in certificate.get("subject", ()) for key, value in name if key == "commonName"]
-        self.common_name = names[0] if len(names) == 1 else ""
-        self._await_head()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget the timer."""
-        self._head_came()
-        self.site.connection_ended(self)
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Feed the parser; where that does not complete a head, the time for one is running."""
-        before = self._request_count
-        super().data_received(data)
-        if self._request_count != before:
-            if self._head_timer is not None:
-                self._head_came()
-        elif self._head_timer is None and not self._request_in_progress and not self._messages:
-            self._await_head()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,  # noqa: ARG002 - what could be read of it tells nothing
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - may hold what the peer sent
-    ) -> web.StreamResponse:
-        """Answer what could not be parsed."""
-        return self.site.unreadable(exc, status)
-
-    def _await_head(self) -> None:
-        self._head_timer = self._loop.call_later(self.site.settings.head_timeout_s, self._head_is_late)
-
-    def _head_came(self) -> None:
-        timer, self._head_timer = self._head_timer, None
-        if timer is not None:
-            timer.cancel()
-
-    def _head_is_late(self) -> None:
-        self._head_timer = None
-        transport = self.transport
-        if transport is None or self._request_in_progress or self._messages:
-            return
-        error = TooSlow("the head of the request did not arrive in time")
-        answer = self.site.refused(error)
-        transport.write(self.site.written(answer, logs.new_id(), logs.new_id(), keep_alive=False))
-        self.force_close()
 
 
 class Site:
@@ -219,26 +122,16 @@ class Site:
         self._routes = dict(routes)
         self._party = party
         self._clock = clock
-        self._server: web.Server | None = None
         self._sockets: list[socket.socket] = []
         self._acceptors: list[Background] = []
         self._handshakes: set[asyncio.Task[None]] = set()
-        self._connections: set[_Connection] = set()
+        self._connections: set[Connection] = set()
+        self._orphans: set[asyncio.Task[None]] = set()  # handlers whose peer hung up: what was begun is stored
         self._in_progress: dict[int, int] = {}
         self._paths: dict[str, PlatformPath | PartyPath] = {}
         self._stopping = False
         self._stranger_logged_at = -math.inf
         self._date_of, self._date_text = 0, ""
-        self._limits: dict[str, Any] = {
-            "keepalive_timeout": settings.idle_timeout_s,
-            "access_log": None,
-            "max_line_size": HEAD_LINE_MAX,
-            "max_field_size": HEAD_LINE_MAX,
-            "max_headers": HEADERS_MAX,
-            "lingering_time": LINGER_S,
-            "read_bufsize": CHUNK_BYTES,
-            "auto_decompress": False,  # nothing in the draft compresses, and a bomb would be unpacked before it is seen
-        }
 
     # -- what others call ---------------------------------------------------------------------------------
 
@@ -261,7 +154,6 @@ class Site:
         if self._sockets:
             return
         self._stopping = False
-        self._server = web.Server(self._handle)
         await self._listen()
         for number, listening in enumerate(self._sockets):
             acceptor = Background(f"accept {number}", self._acceptor(listening))
@@ -282,10 +174,21 @@ class Site:
         for handshake in list(self._handshakes):
             handshake.cancel()
         await asyncio.gather(*self._handshakes, return_exceptions=True)
-        server, self._server = self._server, None
-        if server is not None:
-            server.pre_shutdown()
-            await server.shutdown(deadline_s)
+        for connection in list(self._connections):
+            connection.finish()
+        serving = [*self._orphans, *(each.serving for each in self._connections if each.serving is not None)]
+        if serving:
+            _, late = await asyncio.wait(serving, timeout=deadline_s)
+            for task in late:
+                task.cancel()
+        await self._wait_for_the_end()
+        for connection in list(self._connections):
+            connection.abort()
+        await self._wait_for_the_end()
+
+    async def _wait_for_the_end(self) -> None:
+        if self._connections:
+            await asyncio.wait([connection.lost for connection in self._connections], timeout=TLS_GOODBYE_S)
 
     # -- connections --------------------------------------------------------------------------------------
 
@@ -323,7 +226,7 @@ class Site:
     async def _handshake(self, accepted: socket.socket, address: Any) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                self._connection,
+                lambda: Connection(self),
                 accepted,
                 ssl=self._context,
                 ssl_handshake_timeout=self.settings.head_timeout_s,  # as slow as a head may be
@@ -333,19 +236,16 @@ class Site:
             reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else str(error)
             self._tell_of_stranger("tls_refused", "a TLS handshake failed", address, reason=reason)
 
-    def _connection(self) -> _Connection:
-        server = self._server
-        if server is None:
-            raise ConnectionAbortedError("the site has stopped")
-        return _Connection(self, server, **self._limits)
-
-    def connection_began(self, connection: _Connection) -> None:
+    def connection_began(self, connection: Connection) -> None:
         """Count a connection whose handshake is done."""
         self._connections.add(connection)
 
-    def connection_ended(self, connection: _Connection) -> None:
+    def connection_ended(self, connection: Connection) -> None:
         """Count it no more."""
         self._connections.discard(connection)
+        if connection.serving is not None:
+            self._orphans.add(connection.serving)
+            connection.serving.add_done_callback(self._orphans.discard)
 
     def _tell_of_stranger(self, action: str, message: str, address: Any, **fields: str) -> None:
         """Log what someone did whom we cannot name; a storm of it is one line a second, and is counted in full."""
@@ -358,19 +258,20 @@ class Site:
 
     # -- requests -----------------------------------------------------------------------------------------
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request, whatever comes of it."""
+    async def respond(
+        self, connection: Connection, message: RawRequestMessage, payload: StreamReader
+    ) -> tuple[bytes, bool]:
+        """Answer one request, whatever comes of it; returns what to write, and whether the connection goes on."""
         began = self._clock.monotonic()
-        message = request._message  # noqa: SLF001 - the parsed head; its properties cost a cached object each
         headers = message.headers
         request_id = acceptable_id(headers.get(REQUEST_ID_HEADER))
         request_id = request_id or acceptable_id(headers.get(REQUEST_ID_HEADER_READ_TOO)) or logs.new_id()
         correlation_id = acceptable_id(headers.get(CORRELATION_ID_HEADER))
         correlation_id = correlation_id or acceptable_id(headers.get(CORRELATION_ID_HEADER_READ_TOO)) or logs.new_id()
-        logs.enter(request_id, correlation_id, request.protocol.common_name)  # type: ignore[attr-defined]
+        logs.enter(request_id, correlation_id, connection.common_name)
         extra = ""
         try:
-            answer = await self._answer(request, message, request_id, correlation_id)
+            answer = await self._answer(connection, message, payload, request_id, correlation_id)
         except OcpiError as error:
             answer = self.refused(error)
             if isinstance(error, VerbNotServed):
@@ -382,17 +283,23 @@ class Site:
             _log.exception("a request failed here", extra={"action": "request_failed"})
             answer = self.refused(ServerError())
         keep_alive = not (message.should_close or self._stopping) and message.version == HttpVersion11
-        keep_alive = keep_alive and request.content.is_eof()  # what was not read stands between us and the next head
+        keep_alive = (
+            keep_alive and payload.is_eof() and not message.upgrade
+        )  # what was not read stands between us and the next head
         self._tell(message, answer, began)
         data = self.written(answer, request_id, correlation_id, keep_alive=keep_alive, extra=extra)
         if message.method == "HEAD":
             data = data[: len(data) - len(answer.body)]
-        return _Written(data, keep_alive=keep_alive, drain_timeout_s=self.settings.body_timeout_s)
+        return data, keep_alive
 
     async def _answer(
-        self, request: web.BaseRequest, message: RawRequestMessage, request_id: str, correlation_id: str
+        self,
+        connection: Connection,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        request_id: str,
+        correlation_id: str,
     ) -> Answer:
-        connection: _Connection = request.protocol  # type: ignore[assignment]
         caller = self._caller(connection)
         path = self._paths.get(message.path) or self._parse(message)
         if caller.state != CONNECTED:
@@ -406,8 +313,7 @@ class Site:
             raise TooMany
         in_progress[caller.platform_id] = count + 1
         try:
-            payload = request.content
-            body = payload.read_nowait() if payload.is_eof() else await self._read(request, message)
+            body = payload.read_nowait() if payload.is_eof() else await self._read(connection, message, payload)
             if len(body) > self.settings.body_max_bytes:
                 raise TooLarge
             if isinstance(path, PartyPath):
@@ -431,7 +337,7 @@ class Site:
         finally:
             self._leave(caller.platform_id)
 
-    def _caller(self, connection: "_Connection") -> Caller:
+    def _caller(self, connection: Connection) -> Caller:
         try:
             return self._directory.caller(connection.serial, connection.common_name)
         except Forbidden as error:
@@ -461,24 +367,24 @@ class Site:
             raise NotFound
         return verbs
 
-    async def _read(self, request: web.BaseRequest, message: RawRequestMessage) -> bytes:
+    async def _read(self, connection: Connection, message: RawRequestMessage, payload: StreamReader) -> bytes:
         """Read a body that has not come in whole with its head, within the limits of size and time."""
         headers = message.headers
         length = headers.get("Content-Length", "")
         if length.isdecimal() and int(length) > self.settings.body_max_bytes:
             raise TooLarge
-        if headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
-            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if headers.get("Expect", "").lower() == "100-continue":
+            connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = bytearray()
         try:
             async with asyncio.timeout(self.settings.body_timeout_s):
-                while chunk := await request.content.readany():
+                while chunk := await payload.readany():
                     body += chunk
                     if len(body) > self.settings.body_max_bytes:
                         raise TooLarge
         except TimeoutError:
             raise TooSlow("the body of the request did not arrive in time") from None
-        except (web.RequestPayloadError, HttpProcessingError, ConnectionError):
+        except (BadBody, OSError):
             raise MalformedBody("the body of the request was cut off or badly framed") from None
         return bytes(body)
 
@@ -488,18 +394,17 @@ class Site:
         """Turn what was raised into an answer: the only place where that is done."""
         return refusal(error, ocpi_time(self._clock.now()))
 
-    def unreadable(self, exc: BaseException | None, status: int) -> web.StreamResponse:
-        """Answer what is not HTTP as we read it, and close."""
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            _log.error("a request failed outside of its handler", extra={"action": "request_failed"}, exc_info=exc)
-            error: OcpiError = ServerError()
-        elif isinstance(exc, LineTooLong):
-            error = HeadTooLarge()
+    def unreadable(self, error: Exception) -> bytes:
+        """Write the answer to what is not HTTP as we read it; the connection ends then."""
+        if isinstance(error, HttpProcessingError):
+            _log.info("a request could not be read", extra={"action": "unreadable", "reason": type(error).__name__})
         else:
-            error = Unreadable()
-        _log.info("a request could not be read", extra={"action": "unreadable", "reason": type(exc).__name__})
-        data = self.written(self.refused(error), logs.new_id(), logs.new_id(), keep_alive=False)
-        return _Written(data, keep_alive=False, drain_timeout_s=self.settings.body_timeout_s)
+            _log.error("the parser failed", extra={"action": "unreadable"}, exc_info=error)
+        return self.alone(HeadTooLarge() if isinstance(error, LineTooLong) else Unreadable())
+
+    def alone(self, error: OcpiError) -> bytes:
+        """Write an answer to a request whose head was not read; the connection ends then."""
+        return self.written(self.refused(error), logs.new_id(), logs.new_id(), keep_alive=False)
 
     def written(
         self, answer: Answer, request_id: str, correlation_id: str, *, keep_alive: bool, extra: str = ""

@@ -397,19 +397,27 @@ async def test_a_server_certificate_that_is_wrong(world, kind):
 async def test_a_certificate_of_ours_that_the_peer_does_not_take(world):
     """TLS 1.3 tells it after we have begun to write; nothing of that was given to anybody."""
     wrong = world.save(certificates.of_another_authority(world.clients, CALLER, now=time.time()), "wrong")
-    listening = socket.create_server((HOST, 0))
 
-    def refuse() -> None:
-        accepted, _ = listening.accept()
-        with accepted, pytest.raises(ssl.SSLError):
-            world.listener().wrap_socket(accepted, server_side=True)
+    async def refuse(reader, writer):
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        handshake = world.listener().wrap_bio(incoming, outgoing, server_side=True)
+        while True:
+            try:
+                handshake.do_handshake()
+            except ssl.SSLWantReadError:
+                writer.write(outgoing.read())
+                incoming.write(await reader.read(65_536))
+            except ssl.SSLError:
+                writer.write(outgoing.read())  # the alert, which asyncio's own servers forget to send
+                break
+        await reader.read()
+        writer.close()
 
-    async with peers(world, listening.getsockname()[1]) as client:
-        client.use(Peer(1, "x", f"https://{HOST}:{listening.getsockname()[1]}", 5.0), world.dialler(wrong))
-        refusing = asyncio.create_task(asyncio.to_thread(refuse))
+    server = await asyncio.start_server(refuse, HOST, 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, peers(world, port) as client:
+        client.use(Peer(1, "x", f"https://{HOST}:{port}", 5.0), world.dialler(wrong))
         assert await failure(client) == (FailureKind.TLS, False)
-        await refusing
-    listening.close()
 
 
 async def test_a_certificate_of_ours_that_an_asyncio_server_does_not_take(world):

@@ -473,6 +473,35 @@ async def test_a_badly_framed_body_is_a_400(world, framing):
         assert reply.headers["connection"] == "close"
 
 
+async def test_a_body_that_goes_wrong_later_is_a_400_too(world):
+    """Its reader is told at once, and does not wait for the rest."""
+    async with site(world) as served, dial(served.port, world.dialler()) as wire:
+        await wire.write(request(UPDATE, None, head="Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n"))
+        await wire.reader.readuntil(b"\r\n\r\n")
+        reply = await wire.ask(b"3\r\nabcdef\r\n")
+
+        assert code(reply) == (400, 2001)
+        assert await wire.ended()
+
+
+async def test_a_bad_request_behind_a_good_one_is_told_apart(world):
+    """The good one is answered first."""
+    async with site(world) as served, dial(served.port, world.dialler()) as wire:
+        assert code(await wire.ask(request(UPDATE))) == (200, 1000)
+        assert code(await wire.ask(b"NONSENSE\r\n\r\n")) == (400, 2000)
+        assert await wire.ended()
+
+
+async def test_nothing_is_upgraded(world):
+    """Whoever asks for a websocket gets an ordinary answer, and the end of the connection."""
+    head = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n"
+    async with site(world) as served, dial(served.port, world.dialler()) as wire:
+        reply = await wire.ask(request("/ocpi/versions", None, verb="GET", head=head))
+        assert code(reply) == (200, 1000)
+        assert reply.headers["connection"] == "close"
+        assert await wire.ended()
+
+
 async def test_a_body_that_stops_in_the_middle_disturbs_nobody(world):
     """The peer hangs up half-way; the handler is not called and others are served."""
     called = []
@@ -757,9 +786,10 @@ async def test_a_handler_goes_on_when_the_peer_hangs_up(world):
             await wire.write(request(UPDATE))
             await entered.wait()
         await until(lambda: not served.connections)
+        stopping = asyncio.create_task(served.stop(5.0))
         leave.set()
-        async with asyncio.timeout(5):
-            await done.wait()
+        await stopping
+        assert done.is_set(), "a stop waits for it too"
 
 
 async def test_lines_of_the_log_carry_the_exchange(world, caplog):
