@@ -170,7 +170,7 @@ def check_offer(request: ConnectionParametersRequest) -> Offer:
     if request.version != VERSION:
         raise Conflict(f"this platform takes OCPI version {VERSION}, not {request.version[:12]!r}")
     timeout_ms = request.request_timeout
-    if not TIMEOUT_MIN_MS <= timeout_ms <= TIMEOUT_MAX_MS or not timeout_ms.is_integer():
+    if not TIMEOUT_MIN_MS <= timeout_ms <= TIMEOUT_MAX_MS or timeout_ms % 1:
         raise Conflict(f"this platform takes a request_timeout from {TIMEOUT_MIN_MS} to {TIMEOUT_MAX_MS} milliseconds")
     try:
         return Offer(check_base_url(request.base_url), int(timeout_ms))

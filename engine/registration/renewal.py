@@ -92,6 +92,10 @@ class Renewals:
         """Look at the certificates again: there is a new connection, or a new certificate."""
         self._timely.wake()
 
+    def look_again(self) -> None:
+        """Look at open renewals now."""
+        self._open.wake()
+
     async def all(self) -> list[Renewal]:
         """List renewals in both directions, oldest first."""
         async with self._database.reading() as tx:

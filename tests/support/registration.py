@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from certs.authority import CERTIFICATE_FILE
-from certs.tls import server_context
+from certs.tls import client_context, server_context
 from engine.clock import SystemClock
 from engine.peers.client import Peer, PeerAnswer, Peers
 from engine.registration.connections import Connections
@@ -78,9 +78,15 @@ class WatchedDatabase(Database):
 
 
 class WatchedDirectory(Directory):
-    """Tells of each reload."""
+    """Tells of each reload, and may answer ``GET /parties`` with what a test wants."""
 
     signal: Signal
+    odd_body: bytes | None = None
+
+    @property
+    def hosted_body(self) -> bytes:
+        """Our parties, or what the test wants."""
+        return super().hosted_body if self.odd_body is None else self.odd_body
 
     async def reload(self, *, peers_too: bool = True) -> None:
         """Read again, then tell."""
@@ -108,6 +114,7 @@ class WatchedPeers(Peers):
         self.sent: list[Sent] = []
         self.used: list[Peer] = []
         self.lose_answer: Callable[[Sent], bool] = lambda _sent: False
+        self.before: Callable[[Sent], Awaitable[None]] | None = None
 
     def use(self, peer: Peer, context: ssl.SSLContext) -> None:
         """Open or swap, then tell."""
@@ -125,6 +132,8 @@ class WatchedPeers(Peers):
         sent = Sent(method, path, more.get("body"))
         self.sent.append(sent)
         try:
+            if self.before is not None:
+                await self.before(sent)
             sent.answer = await super().request(platform_id, method, path, **more)
             if self.lose_answer(sent):
                 raise lost()
@@ -306,6 +315,28 @@ class Pair:
 
     cpo: Node
     emsp: Node
+
+
+async def ask(  # noqa: PLR0917 (reads as a sentence)
+    one: Node, pair: Path, other: Node, method: str, path: str, body: bytes | None = None
+) -> PeerAnswer:
+    """Make a request with this key and certificate, past all that ``one`` knows."""
+    trusted = one.folder.root / "trusted.pem"
+    trusted.write_text(other.server_ca)
+    stranger = Peers(one.folder.settings({}).peers)
+    await stranger.start()
+    try:
+        context = client_context(chain_file=pair, key_file=pair, server_ca_file=trusted)
+        stranger.use(Peer(1, other.identity, other.base_url, 5.0), context)
+        return await stranger.request(1, method, path, body=body)
+    finally:
+        await stranger.stop()
+
+
+def pair_of(one: Node, other: Node) -> Path:
+    """Find the newest key and certificate that one uses with the other."""
+    found = one.folder.keys.glob(f"{other.identity}_*.pem")
+    return max((file for file in found if "server-ca" not in file.name), key=lambda file: file.stat().st_mtime_ns)
 
 
 async def exchange_certificates(one: Node, other: Node) -> None:
