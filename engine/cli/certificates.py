@@ -42,11 +42,9 @@ def request(folder: Folder, partner: Partner, out: Out = None, as_json: Json = F
         output.show(made)
         return
     _write(made["csr"], out)
-    output.note(output.good("✓ "), f"signing request for {partner}, as {made['identity']}")
-    output.note("  fingerprint  ", _spaced(made["fingerprint"]))
-    output.note(
-        output.faint("  send them the request; they compare the fingerprint with you by phone before they sign")
-    )
+    output.note(output.faint("fingerprint  "), _spaced(made["fingerprint"]))
+    output.note(output.good("✓ "), f"request of {made['identity']} for {partner} to sign", _in(out))
+    _hint("send it to them; they compare the fingerprint with you by phone before they sign")
 
 
 @group.command()
@@ -79,8 +77,8 @@ def sign(
         output.show(signed)
         return
     _write(signed["chain"], out)
-    output.note(output.good("✓ "), f"signed for {signed['identity']}, serial {signed['serial']}, ", _ends(signed))
-    output.note(output.faint("  send the chain back; they install it with `ocpi-engine certificate install`"))
+    output.note(output.good("✓ "), f"signed for {signed['identity']}, ", _ends(signed), _in(out))
+    _hint("send it back; they install it with `ocpi-engine certificate install`")
 
 
 @group.command()
@@ -102,8 +100,8 @@ def install(
         output.show(installed)
         return
     output.done(
-        f"{partner} knows us by certificate {installed['serial']}; {_ends(installed)}",
-        then=f"next: ocpi-engine connect {folder} https://… --identity {partner}",
+        f"{partner} knows us by this certificate {_ends(installed)}",
+        then=f"connect: ocpi-engine connect {folder} https://… --identity {partner}",
     )
 
 
@@ -122,9 +120,7 @@ def renew(folder: Folder, partner: Partner, as_json: Json = False) -> None:
         output.done(f"{partner} issued a new certificate", then=f"see: ocpi-engine certificate show {folder}")
     else:
         output.say(output.odd("… "), f"renewal {answer['id']} is {answer['state']}: {answer['last_error'] or 'asked'}")
-        output.say(
-            output.faint(f"  the present certificate is used until then; see `ocpi-engine certificate show {folder}`")
-        )
+        output.hint(f"the present certificate is used until then; see: ocpi-engine certificate show {folder}")
 
 
 @group.command()
@@ -230,9 +226,7 @@ def _spaced(fingerprint: str) -> str:
 
 
 def _ends(certificate: dict[str, Any]) -> str:
-    from engine.cli import output
-
-    return f"until {certificate['not_after'][:10]} ({output.age(certificate['not_after'])})"
+    return f"until {certificate['not_after'][:10]}"
 
 
 def _text(path: Path) -> str:
@@ -256,4 +250,14 @@ def _write(text: str, out: Path | None) -> None:
         out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise Failure(f"cannot write {out}: {error.strerror}", "choose another --out") from error
-    output.note(output.faint(f"  written to {out}"))
+
+
+def _in(out: Path | None) -> str:
+    return "" if out is None else f", in {out}"
+
+
+def _hint(text: str) -> None:
+    """Say what comes next, beside what was written to standard output."""
+    from engine.cli import output
+
+    output.note(output.faint(output.HINT + text))

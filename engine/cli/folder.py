@@ -77,11 +77,11 @@ def init(
         )
         return
     output.done(
-        f"{made.identity} lives in {folder} and hosts {', '.join(made.parties)}; partners reach it at {made.base_url}"
+        f"{made.identity}: folder {folder}, hosts {', '.join(made.parties)}, partners reach it at {made.base_url}"
     )
-    if server_ca is not None:
-        output.say(output.faint(f"  partners trust its server by {server_ca}: give it to them"))
-    output.say(output.faint(f"  next: ocpi-engine serve {folder}"))
+    if made.server_ca is not None:
+        output.hint(f"partners need {folder / made.server_ca.relative_to(made.folder)} to trust its server")
+    output.hint(f"start it: ocpi-engine serve {folder}")
 
 
 def serve(folder: Folder, as_json: Json = False) -> None:
@@ -102,7 +102,7 @@ def serve(folder: Folder, as_json: Json = False) -> None:
             output.show({"ready": True, "base_url": platform.base_url, "listen": where, "api": engine.operator.address})
             return
         output.done(f"{platform.identity} serves partners at {platform.base_url}, listening at {where}")
-        output.say(output.faint(f"  the local API is at {engine.operator.address}; Ctrl-C stops"))
+        output.hint(f"the local API is at {engine.operator.address}; Ctrl-C stops")
 
     try:
         run(folder, on_ready=on_ready)

@@ -1,6 +1,5 @@
 """All commands, put together. Nothing here loads what only one of them needs."""
 
-import sys
 from collections.abc import Sequence
 
 import typer
@@ -47,6 +46,5 @@ def run(arguments: Sequence[str]) -> int:
         output.failed(failure)
         return 1
     except KeyboardInterrupt:
-        print(file=sys.stderr)  # noqa: T201 - the terminal's ^C stands alone on its line
         return INTERRUPTED
     return 0

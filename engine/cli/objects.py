@@ -155,7 +155,9 @@ def _sum_up(tally: _Tally, party: str, module: str, folder: Path) -> None:
     if tally.refused:
         output.note(output.bad("✗ "), f"{output.number(tally.refused)} refused; {module} of {party}: {stored}")
         output.note(
-            output.faint("  → mend the lines above and publish the file again; what is stored is unchanged by it")
+            output.faint(
+                output.HINT + "mend the lines above and publish the file again; what is stored is unchanged by it"
+            )
         )
     else:
         output.done(f"{module} of {party}: {stored}", then=f"watch it go out: ocpi-engine state {folder}")

@@ -14,6 +14,8 @@ from rich.text import Text
 from engine.cli.failure import Failure
 
 _WIDTH_WITHOUT_TERMINAL = 160  # a table in a file or a pipe is not folded at 80
+HINT = "  → "  # begins a line that says what to do next
+DAY_S = 86_400
 _mode = {"json": False}
 
 Cell = str | Text
@@ -82,7 +84,12 @@ def done(text: str, *, then: str | None = None) -> None:
     """Say that it is done, and what may come next."""
     say(good("✓ "), text)
     if then:
-        say(faint(f"  {then}"))
+        hint(then)
+
+
+def hint(text: str) -> None:
+    """Say what may come next."""
+    say(faint(HINT + text))
 
 
 def failed(failure: Failure) -> None:
@@ -103,7 +110,7 @@ def failed(failure: Failure) -> None:
             soft_wrap=True,
         )
     if failure.hint:
-        out.print(faint(f"  → {failure.hint}"), soft_wrap=True)
+        out.print(faint(HINT + failure.hint), soft_wrap=True)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Cell | None]], *, right: Sequence[str] = ()) -> Table:
@@ -154,6 +161,8 @@ def duration(seconds: float | None) -> str | None:
         return f"{max(0.0, seconds) * 1000:.0f} ms"
     if seconds < 60:  # noqa: PLR2004 - a minute
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"  # noqa: PLR2004 - two digits tell enough
+    if seconds >= 10 * DAY_S:
+        return f"{seconds / DAY_S:.0f} d"
     for unit_s, unit, part_s, part in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
         if seconds >= unit_s:
             whole, rest = divmod(int(seconds), unit_s)

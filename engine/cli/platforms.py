@@ -53,12 +53,12 @@ def connect(
         return
     if platform["state"] != "connected":
         output.say(output.odd("… "), f"{platform['identity']} is {platform['state']}: {platform['last_error']}")
-        output.say(output.faint(f"  it is asked until it answers; see `ocpi-engine platforms {folder}`"))
+        output.hint(f"it is asked until it answers; see: ocpi-engine platforms {folder}")
         return
     names = ", ".join(party["party_id"] for party in parties[:10]) or "no parties yet"
     output.done(
         f"{platform['identity']} is connected; it serves {names}{' …' if len(parties) > 10 else ''}",  # noqa: PLR2004 - a line
-        then=f"next: ocpi-engine subscribe {folder} --as OURS --to THEIRS locations",
+        then=f"subscribe: ocpi-engine subscribe {folder} --as OURS --to THEIRS locations",
     )
 
 

@@ -1,7 +1,6 @@
 """What the demo plays on: commands that are run and shown, platforms that are started and stopped, and an observer."""
 
 import contextlib
-import os
 import shlex
 import signal
 import socket
@@ -28,7 +27,7 @@ READY_WITHIN_S: Final = 30.0  # a platform that takes longer has another problem
 STOPPED_WITHIN_S: Final = 20.0  # it waits for answers itself, for 15 s at most
 LOOK_AGAIN_S: Final = 0.05
 LOG_LINES_SHOWN: Final = 15
-PAGE: Final = 1000
+OBJECTS_MAX: Final = 100_000  # more than the demo has
 
 ENGINE: Final = (sys.executable, "-m", "engine")
 
@@ -69,7 +68,8 @@ class Stage:
             [*ENGINE, *words], cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
         for line in done.stdout.splitlines():
-            self.tell(output.faint(line))
+            if done.returncode or not line.startswith(output.HINT):  # what comes next is what the demo does next
+                self.tell(output.faint(line.rstrip()))
         _check(done.returncode, words)
         return done.stdout
 
@@ -164,8 +164,10 @@ class _Shown(msgspec.Struct):
 
 class _Page(msgspec.Struct):
     objects: list[_Shown]
+
+
+class _Position(msgspec.Struct):
     cursor: str
-    more: bool
 
 
 class Player:
@@ -248,15 +250,20 @@ class Player:
 
     def objects(self, kind: str, module: str) -> dict[str, Held]:
         """Fetch every object that it issued or received, payloads as the bytes that they are."""
-        found: dict[str, Held] = {}
-        with self.api() as api:
-            cursor, more = "0", True
-            while more:
-                data = api.read(f"/api/v1/{kind}/{segment(module)}", after=cursor, limit=PAGE)
-                page = msgspec.json.decode(data, type=_Page)
-                found.update((shown.id, shown.held()) for shown in page.objects)
-                cursor, more = page.cursor, page.more
-        return found
+        file = self._stage.folder / f"{self.name}-{module}.json"
+        words = ["objects", self.name, module, f"--{kind}", "--limit", str(OBJECTS_MAX), "--json"]
+        self._stage.tell(Text(f"$ ocpi-engine {shlex.join(words)} > {file.name}", style="cyan"))
+        with file.open("wb") as out:
+            done = subprocess.run([*ENGINE, *words], cwd=self._stage.folder, stdout=out, check=False)  # noqa: S603
+        _check(done.returncode, words)
+        page = msgspec.json.decode(file.read_bytes(), type=_Page)
+        return {shown.id: shown.held() for shown in page.objects}
+
+    def end_of_log(self, kind: str, module: str) -> int:
+        """Ask where a change log ends."""
+        with self.api() as api, api.events(f"/api/v1/{kind}/{segment(module)}/changes") as events:
+            _, position = next(events)
+        return int(msgspec.json.decode(position, type=_Position).cursor)
 
     def queue_size(self, module: str) -> int:
         """Ask its state how many objects it owes to the subscribers of a module."""
@@ -319,10 +326,3 @@ def wait_for(reached: Callable[[], bool], within_s: float) -> bool:
             return False
         time.sleep(LOOK_AGAIN_S)
     return True
-
-
-def terminal_width() -> int:
-    """Say how wide the reader's window is."""
-    with contextlib.suppress(OSError):
-        return os.get_terminal_size().columns
-    return 100

@@ -138,7 +138,7 @@ def _theirs(one: dict[str, Any]) -> list[Any]:
         str(one["in_flight"]),
         output.odd(str(failing)) if failing else "0",
         _time_to(one["next_attempt_at"]),
-        one["last_error"],
+        f"{one['last_error']} ({output.age(one['last_error_at'])})" if one["last_error"] else None,
     ]
 
 
@@ -186,16 +186,26 @@ def _stuck(stuck: list[dict[str, Any]]) -> list[Any]:
 
     if not stuck:
         return [output.good("✓ nothing is stuck")]
-    rows = [
-        [
-            one["what"],
-            output.age(one["since"]),
-            one["why"],
-            "none: it was refused" if one.get("rejected") else _time_to(one["next_attempt_at"]),
-        ]
-        for one in stuck[:STUCK_SHOWN_MAX]
-    ]
-    more = len(stuck) - STUCK_SHOWN_MAX
+    alike: dict[tuple[Any, Any, bool], list[dict[str, Any]]] = {}
+    for one in stuck:
+        alike.setdefault((one.get("subscription", one["what"]), one["why"], one.get("rejected", False)), []).append(one)
+    rows = [_alike(group) for group in list(alike.values())[:STUCK_SHOWN_MAX]]
+    more = len(alike) - STUCK_SHOWN_MAX
     heading = Text(f"stuck: {len(stuck)}", style="bold yellow")
-    end = [output.faint(f"and {more} more; --json has them all")] if more > 0 else []
+    end = [output.faint(f"and {more} more kinds; --json has them all")] if more > 0 else []
     return [heading, output.table(["what", "since", "why", "next attempt"], rows), *end]
+
+
+def _alike(group: list[dict[str, Any]]) -> list[Any]:
+    """Show what is stuck for the same reason as one line."""
+    from engine.cli import output
+
+    first, more = group[0], len(group) - 1
+    since = min((one["since"] for one in group if one["since"]), default=None)
+    due = min((one["next_attempt_at"] for one in group if one["next_attempt_at"]), default=None)
+    return [
+        first["what"] + (f", and {output.number(more)} more" if more else ""),
+        output.age(since),
+        first["why"],
+        "none: it was refused" if first.get("rejected") else _time_to(due),
+    ]

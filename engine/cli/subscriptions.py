@@ -65,7 +65,7 @@ def subscribe(
     about = f"{made['subscriber']} ← {made['module']} of {made['producer']} at {made['platform']}"
     if made["last_error"]:
         output.say(output.odd("… "), f"{made['id']}: {about} is {made['state']}: {made['last_error']}")
-        output.say(output.faint(f"  it is asked for until it is answered; see `ocpi-engine state {folder}`"))
+        output.hint(f"it is asked for until it is answered; see: ocpi-engine state {folder}")
     else:
         output.done(f"{made['id']}: {about} is {made['state']}", then=f"watch it: ocpi-engine state {folder} --watch")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -47,6 +48,7 @@ class OperatorListener:
         config = uvicorn.Config(
             self._app,
             log_config=None,
+            log_level=logging.WARNING,
             access_log=False,
             lifespan="off",
             timeout_graceful_shutdown=STOP_WITHIN_S,

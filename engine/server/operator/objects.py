@@ -18,7 +18,7 @@ from engine.server.operator import models, wire
 from engine.server.operator.access import AnyCaller, Caller, Engine, operator_only, own_party
 from engine.server.operator.errors import Problem, refusal
 from engine.server.operator.services import Services
-from engine.store import objects, subscriptions
+from engine.store import objects
 from engine.store.database import Tx
 from engine.store.objects import StoredObject
 
@@ -27,6 +27,7 @@ PAGE_BYTES_MAX = 16 * 1024 * 1024  # a page of the largest objects ends here
 READ_TOGETHER_MAX = 64  # objects read in one go: bounds memory when they are large
 FOLLOW_PAGE = 100  # objects read at once for a stream of changes
 CURSOR_LENGTH_MAX = 19  # digits: below 2^63
+READ_EVERY_S = 0.02  # changes in quick succession are read together; the first after a pause goes out at once
 HEARTBEAT_S = 15.0  # a quiet stream says that it is alive; proxies close silent ones after 30 to 60 s
 
 router = APIRouter(prefix="/api/v1", tags=["objects"])
@@ -225,12 +226,15 @@ class _Selection:
 
     async def read(self, after: int, limit: int) -> tuple[list[tuple[int, bytes]], int, bool]:
         """Read a page, where to go on from, and whether there is more."""
+        stale = await self._stale()
         async with self._database.reading() as tx:
-            # The end is read first: what lies at or below it is in the page, so nothing is skipped by going there.
-            end = await self._end(tx, after)
             page, more = await self._page(tx, after, limit)
-            stale = await self._stale(tx)
-        cursor = page[-1].seq if more else max(end, page[-1].seq if page else 0)
+            cursor = page[-1].seq if page else after
+            if not page:
+                # Only what lies at or below an end that was read before the page is surely not in it.
+                cursor = await self._end(tx, after)
+                page, more = await self._page(tx, after, limit)
+                cursor = page[-1].seq if page else cursor
         return [(stored.seq, wire.written(stored, stale=_source(stored) in stale)) for stored in page], cursor, more
 
     async def _page(self, tx: Tx, after: int, limit: int) -> tuple[list[StoredObject], bool]:
@@ -267,7 +271,7 @@ class _Selection:
                 received=self._log.received,
                 subscriber=self._subscriber,
             )
-            stale = await self._stale(tx)
+        stale = await self._stale()
         return [wire.written(stored, stale=_source(stored) in stale) for stored in found]
 
     async def position(self, after: int | None) -> int:
@@ -288,14 +292,13 @@ class _Selection:
             )
         return end
 
-    async def _stale(self, tx: Tx) -> frozenset[_Source]:
+    async def _stale(self) -> frozenset[_Source]:
         """Find the subscriptions that ended: copies under them stay readable, marked stale (B20)."""
         if not self._log.received:
             return frozenset()
-        ours = await subscriptions.all_inbound(tx, self._platform_id)
         return frozenset(
             (one.platform, one.subscriber, one.producer)
-            for one in ours
+            for one in await self._log.engine.consuming.list()
             if one.module == self._log.module and one.ended_at is not None
         )
 
@@ -308,12 +311,15 @@ async def _events(wanted: _Selection, start: int, *, closing: asyncio.Event) -> 
     """Stream changes until the client goes or the platform stops."""
     cursor, more = start, False
     yield wire.event("position", b'{"cursor":"%d"}' % cursor, cursor)
+    loop = asyncio.get_running_loop()
     stopped = asyncio.ensure_future(closing.wait())
     try:
         while not closing.is_set():
+            begun = loop.time()
             found, cursor, more = await wanted.read(cursor, FOLLOW_PAGE)
             for seq, data in found:
                 yield wire.event("object", data, seq)
+            await asyncio.sleep(max(0.0, begun + READ_EVERY_S - loop.time()))
             if not more and not await _grown(wanted, cursor, stopped):
                 yield b": alive\nid: %d\n\n" % cursor
     finally:
