@@ -6,7 +6,7 @@ Nothing here waits or stores. ``decide`` is the order of checks that B1 lays dow
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -16,6 +16,7 @@ from engine.protocol.ids import CREDIT_CDR_ID_LENGTH_MAX, ObjectKey, PartyId, ch
 VERSION_MAX: Final = 2**63 - 1  # what a database column holds; at one change a second it lasts for ever
 # Versions count from here in seconds, so that a restored or moved issuer does not fall behind what receivers hold (B9).
 VERSION_EPOCH_S: Final = 1_577_836_800  # 2020-01-01T00:00:00Z
+NUMBER_STARTS: Final = (b"-", *(b"%d" % digit for digit in range(10)))  # of a JSON number
 REISSUE_LEAD_S: Final = 86_400  # versions run ahead of the clock where changes come faster than one a second (B9)
 
 
@@ -38,8 +39,8 @@ class _Wire(msgspec.Struct):
 
 
 class _LooseWire(msgspec.Struct):
-    issuer_party: Any = None
-    id: Any = None
+    issuer_party: msgspec.Raw = msgspec.Raw(b"")
+    id: msgspec.Raw = msgspec.Raw(b"")
     version: msgspec.Raw = msgspec.Raw(b"")
     payload: msgspec.Raw = msgspec.Raw(b"")
 
@@ -70,11 +71,11 @@ def _read_slowly(body: bytes) -> Update:
     problems: list[dict[str, str]] = []
     issuer, object_id, version = PartyId(""), "", 0
     try:
-        issuer = party_id(wire.issuer_party if isinstance(wire.issuer_party, str) else "")
+        issuer = party_id(read_string(bytes(wire.issuer_party)) or "")
     except ValueError:
         problems.append({"field": "/issuer_party", "reason": "a Party ID is required, for instance NLTNM"})
     try:
-        object_id = wire.id if isinstance(wire.id, str) else ""
+        object_id = read_string(bytes(wire.id)) or ""
         check_object_id(object_id, CREDIT_CDR_ID_LENGTH_MAX)
     except ValueError as error:
         problems.append({"field": "/id", "reason": str(error)})
@@ -95,16 +96,24 @@ def read_int(text: bytes, maximum: int = VERSION_MAX) -> int:
     Raises ``ValueError`` saying what is expected.
     """
     expected = f"an integer from 0 to {maximum} is required"
-    if not text or text[:1] not in b"0123456789":
+    if text[:1] not in NUMBER_STARTS:
         raise ValueError(expected)
     try:
         number = Decimal(text.decode("ascii"))
     except (InvalidOperation, UnicodeDecodeError) as error:
         raise ValueError(expected) from error
     # Compared before it is converted: 1E400 as an integer has four hundred digits, 1E999999 a million.
-    if number > maximum or number != number.to_integral_value():
+    if not 0 <= number <= maximum or number != number.to_integral_value():
         raise ValueError(expected)
     return int(number)
+
+
+def read_string(text: bytes) -> str | None:
+    """Read a JSON string; None for any other JSON value, also for a number that fits no float."""
+    if text[:1] != b'"':
+        return None
+    read: str = msgspec.json.decode(text)
+    return read
 
 
 def update_body(issuer: str, object_id: str, version: int, payload: bytes) -> bytes:

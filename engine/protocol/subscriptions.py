@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from engine.protocol.errors import InvalidParameters
-from engine.protocol.objects import read_int
+from engine.protocol.objects import NUMBER_STARTS, read_int, read_string
 from engine.protocol.transitions import Lifecycle
 
 PARALLELISM_DEFAULT: Final = 1  # 3.3.7: when the field is not given
@@ -170,7 +170,7 @@ class Parameters:
 
 
 class _ParametersWire(msgspec.Struct):
-    retry_interval: Any = None
+    retry_interval: msgspec.Raw = msgspec.Raw(b"")
     parallelism_limit: msgspec.Raw = msgspec.Raw(b"")
     max_queue_size: msgspec.Raw = msgspec.Raw(b"")
 
@@ -185,18 +185,18 @@ def read_parameters(body: bytes, *, retry_interval_max_s: float, queue_size_requ
     """
     wire = _parameters_decoder.decode(body)
     problems: list[dict[str, str]] = []
-    interval = wire.retry_interval
-    if isinstance(interval, bool) or not isinstance(interval, int | float) or not 0 < interval <= retry_interval_max_s:
+    text = bytes(wire.retry_interval)
+    interval = float(text) if text[:1] in NUMBER_STARTS else math.nan
+    if not 0 < interval <= retry_interval_max_s:
         reason = f"a number of seconds above 0 and at most {retry_interval_max_s:g} is required"
         problems.append({"field": "/retry_interval", "reason": reason})
-        interval = math.nan
     parallelism = _positive(bytes(wire.parallelism_limit), "/parallelism_limit", problems, default=PARALLELISM_DEFAULT)
     queue_size = _positive(bytes(wire.max_queue_size), "/max_queue_size", problems, default=None)
     if queue_size is None and queue_size_required and not problems:
         problems.append({"field": "/max_queue_size", "reason": "is required"})
     if problems or parallelism is None:
         raise InvalidParameters("the subscription parameters are missing or invalid", data=problems)
-    return Parameters(float(interval), min(parallelism, INT_MAX), queue_size)
+    return Parameters(interval, min(parallelism, INT_MAX), queue_size)
 
 
 def _positive(text: bytes, field: str, problems: list[dict[str, str]], *, default: int | None) -> int | None:
@@ -220,11 +220,11 @@ def backoff_s(failures: int, retry_interval_s: float) -> float:
 
 
 class _CancellationWire(msgspec.Struct):
-    reason: Any = None
+    reason: msgspec.Raw = msgspec.Raw(b"")
 
 
 class _ReferenceWire(msgspec.Struct):
-    id: Any = None
+    id: msgspec.Raw = msgspec.Raw(b"")
 
 
 def read_cancellation(body: bytes) -> CancellationReason:
@@ -232,9 +232,9 @@ def read_cancellation(body: bytes) -> CancellationReason:
 
     Raises ``InvalidParameters`` when the reason is not one of the draft's.
     """
-    reason = msgspec.json.decode(body, type=_CancellationWire).reason
+    reason = read_string(bytes(msgspec.json.decode(body, type=_CancellationWire).reason))
     try:
-        return CancellationReason(reason)
+        return CancellationReason(reason or "")
     except ValueError as error:
         known = ", ".join(CancellationReason)
         problem = [{"field": "/reason", "reason": f"one of {known} is required"}]
@@ -246,7 +246,7 @@ def read_reference(body: bytes) -> str:
 
     Raises ``InvalidParameters`` when there is none.
     """
-    object_id = msgspec.json.decode(body, type=_ReferenceWire).id
-    if not isinstance(object_id, str) or not object_id:
+    object_id = read_string(bytes(msgspec.json.decode(body, type=_ReferenceWire).id))
+    if not object_id:
         raise InvalidParameters("an object id is required", data=[{"field": "/id", "reason": "a string is required"}])
     return object_id
