@@ -7,7 +7,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from engine.store.database import StoreUnavailable
@@ -22,7 +22,8 @@ class ForeignSchema(Exception):
 async def migrate(url: str) -> None:
     """Create or upgrade the tables.
 
-    Raises ``ForeignSchema`` for a database of a newer engine, ``StoreUnavailable`` when it cannot be written.
+    Raises ``ForeignSchema`` for a database of a newer engine or for what is none, ``StoreUnavailable`` when it
+    cannot be written.
     """
     engine = create_async_engine(url)
     try:
@@ -32,6 +33,8 @@ async def migrate(url: str) -> None:
         raise ForeignSchema(f"this database belongs to another version of the engine: {error}") from error
     except OperationalError as error:
         raise StoreUnavailable(str(error.orig)) from error
+    except DatabaseError as error:
+        raise ForeignSchema(f"{engine.url.database} is not a database of this engine: {error.orig}") from error
     finally:
         await engine.dispose()
 

@@ -1,0 +1,146 @@
+"""Migrations: the database that they make is the one that the code is written for."""
+
+import sqlite3
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from engine.store.database import StoreUnavailable
+from engine.store.migrating import MIGRATIONS, ForeignSchema, migrate
+from engine.store.tables import metadata
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Where the database is."""
+    return tmp_path / "engine.sqlite"
+
+
+@pytest.fixture
+def url(file):
+    """The database, as the settings name it."""
+    return f"sqlite+aiosqlite:///{file}"
+
+
+async def read(url, look):
+    """Look at a database through one connection."""
+    engine = create_async_engine(url)
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(look)
+    finally:
+        await engine.dispose()
+
+
+def shape(connection: Connection):
+    """Names, types, defaults and constraints of all tables, in words that can be compared."""
+    inspector = inspect(connection)
+    return {
+        table: {
+            "columns": {
+                column["name"]: (str(column["type"]), column["nullable"], column["default"])
+                for column in inspector.get_columns(table)
+            },
+            "key": inspector.get_pk_constraint(table),
+            "indexes": sorted(inspector.get_indexes(table), key=lambda index: str(index["name"])),
+            "unique": sorted(inspector.get_unique_constraints(table), key=lambda one: str(one["name"])),
+            "foreign": sorted(inspector.get_foreign_keys(table), key=lambda key: str(key["name"])),
+        }
+        for table in inspector.get_table_names()
+        if table != "alembic_version"
+    }
+
+
+async def test_the_migrated_database_is_the_one_in_the_code(url):
+    """Alembic finds nothing to add, to take away or to change."""
+    await migrate(url)
+
+    differences = await read(
+        url,
+        lambda connection: compare_metadata(
+            MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True}),
+            metadata,
+        ),
+    )
+
+    assert differences == []
+
+
+async def test_it_has_the_same_shape_as_one_made_from_the_code(url, tmp_path):
+    """Down to names, defaults and keys, which Alembic does not all compare."""
+    other = f"sqlite+aiosqlite:///{tmp_path / 'other.sqlite'}"
+    engine = create_async_engine(other)
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+    await engine.dispose()
+    await migrate(url)
+
+    assert await read(url, shape) == await read(other, shape)
+
+
+async def test_migrating_again_changes_nothing(url, file):
+    """Every start of the engine migrates."""
+    await migrate(url)
+    with sqlite3.connect(file) as before:
+        before.execute(
+            "INSERT INTO hosted_parties (party_id, roles, business_details, created_at) VALUES ('NLTNM','[]','{}',0)"
+        )
+    before.close()
+
+    await migrate(url)
+
+    with sqlite3.connect(file) as after:
+        assert after.execute("SELECT party_id, hub FROM hosted_parties").fetchall() == [("NLTNM", 0)]
+    after.close()
+
+
+async def test_a_database_of_a_newer_engine_is_refused(url, file):
+    """It is left as it is, and the message says why."""
+    await migrate(url)
+    with sqlite3.connect(file) as newer:
+        newer.execute("UPDATE alembic_version SET version_num = '9999'")
+    newer.close()
+
+    with pytest.raises(ForeignSchema, match=r"another version of the engine.*9999"):
+        await migrate(url)
+
+    with sqlite3.connect(file) as untouched:
+        assert untouched.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
+    untouched.close()
+
+
+async def test_a_file_that_is_no_database_is_refused(url, file):
+    """It is left as it is, and the message names it."""
+    file.write_bytes(b"something else " * 1000)
+
+    with pytest.raises(ForeignSchema, match=r"engine\.sqlite is not a database of this engine"):
+        await migrate(url)
+
+    assert file.read_bytes() == b"something else " * 1000
+
+
+async def test_a_database_that_cannot_be_written_is_unavailable(url, file):
+    """A table that somebody else holds locked is told from a fault in the tables."""
+    with sqlite3.connect(file) as other:
+        other.execute("CREATE TABLE theirs (x)")
+        other.commit()
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreUnavailable, match="locked"):
+            await migrate(url + "?timeout=0")
+    other.close()
+
+
+def test_migrations_follow_each_other():
+    """There is one line of them, each with a sentence that says what it is for."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    scripts = ScriptDirectory.from_config(config)
+
+    assert len(scripts.get_heads()) == 1
+    assert len(scripts.get_bases()) == 1
+    assert all(script.doc for script in scripts.walk_revisions())
