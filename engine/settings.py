@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from engine.protocol.registration import check_base_url
+
 ENVIRONMENT_PREFIX = "OCPI_ENGINE_"
 SETTINGS_FILE = "engine.toml"
 
@@ -22,24 +24,15 @@ class BadSettings(Exception):
     """The settings cannot be used; the message lists every problem."""
 
 
-def _https_base_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme != "https" or not parts.hostname:
-        msg = "must be an https URL (R.01.03.01), for instance https://ocpi.example.org/ocpi"
-        raise ValueError(msg)
-    if parts.query or parts.fragment or parts.username:
-        msg = "must have no query, fragment or user name"
-        raise ValueError(msg)
-    return text.rstrip("/")
-
-
-BaseUrl = Annotated[str, AfterValidator(_https_base_url)]
+BaseUrl = Annotated[str, AfterValidator(check_base_url)]
+Count = Annotated[int, Field(gt=0)]
+Duration = Annotated[float, Field(gt=0)]  # in the unit that the setting's name ends with
 
 
 class Section(BaseModel):
     """A table of the settings file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Platform(Section):
@@ -52,19 +45,17 @@ class Platform(Section):
 class Listener(Section):
     """The mutual-TLS listener that partners talk to."""
 
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8443
+    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 or :: for all of this machine's")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(default=8443, description="0: any that is free")
     path: str = Field(default="", description="path below which we serve; empty: the path of base_url")
     certificate: str = Field(default="tls/server-chain.pem", description="server certificate, leaf first")
     key: str = Field(default="tls/server-key.pem", description="its private key, mode 0600")
-    body_max_bytes: Annotated[int, Field(gt=0)] = Field(
-        default=4 * 1024 * 1024, description="the largest real Locations have under 1 MB"
-    )
-    head_timeout_s: Annotated[float, Field(gt=0)] = Field(default=10.0, description="a request's head arrives within this")
-    body_timeout_s: Annotated[float, Field(gt=0)] = Field(default=20.0, description="a request's body arrives within this")
-    idle_timeout_s: Annotated[float, Field(gt=0)] = Field(default=75.0, description="longer than a peer keeps a connection")
-    connections_max: Annotated[int, Field(gt=0)] = Field(default=4096, description="about 60 KB each with TLS")
-    requests_per_platform_max: Annotated[int, Field(gt=0)] = Field(
+    body_max_bytes: Count = Field(default=4 * 1024 * 1024, description="the largest real Locations have under 1 MB")
+    head_timeout_s: Duration = Field(default=10.0, description="a request's head arrives within this")
+    body_timeout_s: Duration = Field(default=20.0, description="a request's body arrives within this")
+    idle_timeout_s: Duration = Field(default=75.0, description="longer than a peer keeps a connection")
+    connections_max: Count = Field(default=4096, description="about 60 KB each with TLS")
+    requests_per_platform_max: Count = Field(
         default=256, description="in progress at once from one platform; sixteen subscriptions at parallelism 16"
     )
 
@@ -78,51 +69,61 @@ class Peers(Section):
     request_timeout_max_ms: Annotated[int, Field(ge=1_000, le=120_000)] = Field(
         default=120_000, description="the longest that we let a partner make us wait (B19)"
     )
-    connect_timeout_s: Annotated[float, Field(gt=0)] = Field(default=5.0, description="TCP and TLS to a partner")
-    response_max_bytes: Annotated[int, Field(gt=0)] = Field(
+    connect_timeout_s: Duration = Field(default=5.0, description="TCP and TLS to a partner")
+    response_max_bytes: Count = Field(
         default=1024 * 1024, description="answers are envelopes; a list of parties is the longest"
     )
-    idle_timeout_s: Annotated[float, Field(gt=0)] = Field(
+    idle_timeout_s: Duration = Field(
         default=10.0, description="shorter than a partner keeps a connection, so that no request meets its end"
     )
-    allow_private_addresses: bool = Field(default=False, description="partners on private or loopback addresses (tests, demos)")
-    parties_refresh_s: Annotated[float, Field(gt=0)] = Field(default=3600.0, description="fetch a partner's parties this often")
-    parties_refresh_min_s: Annotated[float, Field(ge=0)] = Field(
-        default=5.0, description="at most this often when an unknown party turns up, so that a stranger cannot make us ask"
+    allow_private_addresses: bool = Field(
+        default=False, description="partners on private or loopback addresses (tests, demos)"
     )
-    parties_max: Annotated[int, Field(gt=0)] = Field(default=20_000, description="more parties of one partner are left out")
+    parties_refresh_s: Duration = Field(default=3600.0, description="fetch a partner's parties this often")
+    parties_refresh_min_s: Annotated[float, Field(ge=0)] = Field(
+        default=5.0,
+        description="at most this often when an unknown party turns up, so that a stranger cannot make us ask",
+    )
+    parties_max: Count = Field(default=20_000, description="more parties of one partner are left out")
 
 
 class Subscriptions(Section):
     """What we ask for as a consumer, and allow as a producer."""
 
-    retry_interval_s: Annotated[float, Field(gt=0)] = Field(default=5.0, description="asked for, unless told otherwise")
-    parallelism_limit: Annotated[int, Field(gt=0)] = Field(default=8, description="asked for, unless told otherwise")
-    parallelism_max: Annotated[int, Field(gt=0)] = Field(default=64, description="the most requests that we send at once for one")
-    queue_size_max: Annotated[int, Field(gt=0)] = Field(
-        default=1_000_000, description="objects owed before a subscription is cancelled (B24); they cost a log entry each"
+    retry_interval_s: Duration = Field(default=5.0, description="asked for, unless told otherwise")
+    parallelism_limit: Count = Field(default=8, description="asked for, unless told otherwise")
+    parallelism_max: Count = Field(default=64, description="the most requests that we send at once for one")
+    queue_size_max: Count = Field(
+        default=1_000_000,
+        description="objects owed before a subscription is cancelled (B24); they cost a log entry each",
     )
-    retry_interval_max_s: Annotated[float, Field(gt=0)] = Field(default=86_400.0, description="longer ones are refused, so that dates stay finite")
-    state_check_s: Annotated[float, Field(gt=0)] = Field(default=3600.0, description="ask a producer for its state this often (B29)")
-    ask_again_s: Annotated[float, Field(gt=0)] = Field(default=5.0, description="first pause when a subscribe is not answered; doubles")
-    ask_again_max_s: Annotated[float, Field(gt=0)] = Field(default=300.0, description="longest pause when a subscribe is not answered")
-    refused_again_s: Annotated[float, Field(gt=0)] = Field(default=86_400.0, description="ask again this long after a refusal (B29)")
-    overflow_again_s: Annotated[float, Field(gt=0)] = Field(default=60.0, description="first pause after QUEUE_OVERFLOW; doubles up to a day")
+    retry_interval_max_s: Duration = Field(
+        default=86_400.0, description="longer ones are refused, so that dates stay finite"
+    )
+    state_check_s: Duration = Field(default=3600.0, description="ask a producer for its state this often (B29)")
+    ask_again_s: Duration = Field(default=5.0, description="first pause when a subscribe is not answered; doubles")
+    ask_again_max_s: Duration = Field(default=300.0, description="longest pause when a subscribe is not answered")
+    refused_again_s: Duration = Field(default=86_400.0, description="ask again this long after a refusal (B29)")
+    overflow_again_s: Duration = Field(
+        default=60.0, description="first pause after QUEUE_OVERFLOW; doubles up to a day"
+    )
 
 
 class Replication(Section):
     """The push workers."""
 
-    window_min: Annotated[int, Field(gt=0)] = Field(default=64, description="objects read ahead by a worker: one page of the walk")
-    watermark_save_s: Annotated[float, Field(gt=0)] = Field(default=2.0, description="a crash repeats at most this much")
-    booking_margin_s: Annotated[float, Field(gt=0)] = Field(default=2.0, description="a booked retry is sent within this or booked again")
-    heartbeat_s: Annotated[float, Field(gt=0)] = Field(default=30.0, description="a quiet log shows its end this often")
-    accept_batch_max: Annotated[int, Field(gt=0)] = Field(default=512, description="updates that share one commit")
-    probe_pause_max_s: Annotated[float, Field(gt=0)] = Field(default=60.0, description="longest pause between probes (B6)")
-    down_after_failures: Annotated[int, Field(gt=0)] = Field(default=3, description="failed connections in a row until a platform counts as down")
-    stop_deadline_s: Annotated[float, Field(gt=0)] = Field(default=15.0, description="a graceful stop waits this long for answers")
-    overflow_check_s: Annotated[float, Field(gt=0)] = Field(default=2.0, description="look for full queues this often")
-    lease_s: Annotated[float, Field(gt=0)] = Field(default=5.0, description="renewed every third of it")
+    window_min: Count = Field(default=64, description="objects read ahead by a worker: one page of the walk")
+    watermark_save_s: Duration = Field(default=2.0, description="a crash repeats at most this much")
+    booking_margin_s: Duration = Field(default=2.0, description="a booked retry is sent within this or booked again")
+    heartbeat_s: Duration = Field(default=30.0, description="a quiet log shows its end this often")
+    accept_batch_max: Count = Field(default=512, description="updates that share one commit")
+    probe_pause_max_s: Duration = Field(default=60.0, description="longest pause between probes (B6)")
+    down_after_failures: Count = Field(
+        default=3, description="failed connections in a row until a platform counts as down"
+    )
+    stop_deadline_s: Duration = Field(default=15.0, description="a graceful stop waits this long for answers")
+    overflow_check_s: Duration = Field(default=2.0, description="look for full queues this often")
+    lease_s: Duration = Field(default=5.0, description="renewed every third of it")
 
 
 class Store(Section):
@@ -136,24 +137,28 @@ class Api(Section):
 
     listen: str = Field(default="unix:run/api.sock", description="unix:PATH or 127.0.0.1:PORT")
     token_file: str = Field(default="run/api-token", description="the operator's bearer token, mode 0600")
-    body_max_bytes: Annotated[int, Field(gt=0)] = Field(default=64 * 1024 * 1024, description="a batch of objects")
-    page_max: Annotated[int, Field(gt=0)] = Field(default=1000, description="objects in one page")
+    body_max_bytes: Count = Field(default=64 * 1024 * 1024, description="a batch of objects")
+    page_max: Count = Field(default=1000, description="objects in one page")
 
 
 class Certificates(Section):
     """Client certificates that we issue, and renewal of those issued to us."""
 
-    lifetime_days: Annotated[float, Field(gt=0)] = Field(default=365.0, description="of a client certificate that we issue")
-    renew_automatically: bool = Field(default=True, description="ask for new ones in time (B37), and issue them when asked")
-    check_s: Annotated[float, Field(gt=0)] = Field(default=3600.0, description="look for certificates to renew this often")
-    answer_within_h: Annotated[float, Field(gt=0)] = Field(default=168.0, description="R.01.04.04")
+    lifetime_days: Duration = Field(default=365.0, description="of a client certificate that we issue")
+    renew_automatically: bool = Field(
+        default=True, description="ask for new ones in time (B37), and issue them when asked"
+    )
+    check_s: Duration = Field(default=3600.0, description="look for certificates to renew this often")
+    answer_within_h: Duration = Field(default=168.0, description="R.01.04.04")
 
 
 class Logs(Section):
     """What the process says."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug: a line for each request; error: only what needs somebody"
+    )
+    format: Literal["text", "json"] = Field(default="text", description="json: one object a line, for collectors")
 
 
 class Settings(Section):
@@ -239,13 +244,19 @@ def read_settings(values: Mapping[str, Any], environment: Mapping[str, str]) -> 
     merged = {name: dict(section) if isinstance(section, dict) else section for name, section in values.items()}
     for name, value in environment.items():
         section, separator, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
-        if name.startswith(ENVIRONMENT_PREFIX) and separator:
-            merged.setdefault(section, {})[key] = value
+        if name.startswith(ENVIRONMENT_PREFIX) and separator and isinstance(merged.setdefault(section, {}), dict):
+            merged[section][key] = value
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
-        problems = [f"  {'.'.join(map(str, p['loc']))}: {p['msg'].removeprefix('Value error, ')}" for p in error.errors()]
-        raise BadSettings("the settings cannot be used:\n" + "\n".join(problems)) from error
+        raise BadSettings("the settings cannot be used:\n" + "\n".join(map(_in_words, error.errors()))) from error
+
+
+def _in_words(problem: Mapping[str, Any]) -> str:
+    name = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        return f"  {name}: there is no such setting; deploy/engine.toml lists them all"
+    return f"  {name}: {problem['msg'].removeprefix('Value error, ')}"
 
 
 def is_private(address: str) -> bool:
