@@ -5,8 +5,9 @@ asked for again: the truth about it lives with whoever owns the errands, here is
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 from engine.clock import Clock
@@ -14,6 +15,7 @@ from engine.lifecycle import RESTART_PAUSE_S, Background
 
 _log = logging.getLogger(__name__)
 
+GRACE_S: Final = 1.0  # for what is at the database when the engine stops; who waits for a partner waits in vain
 AT_ONCE_MAX: Final = 16  # requests of this kind in progress: they are rare, and none is in a hurry
 DOUBLINGS_MAX: Final = 30  # keeps a pause finite; the longest one is reached long before
 
@@ -39,19 +41,25 @@ class Errands:
         self._awake = asyncio.Event()
         self._running: dict[int, asyncio.Task[None]] = {}
         self._not_before: dict[int, float] = {}
+        self._stopping = False
+        self._quiet = asyncio.Event()
+        self._quiet.set()
         self._loop = Background(name, self._keep_running)
 
     async def start(self) -> None:
         """Begin."""
+        self._stopping = False
         await self._loop.start()
 
     async def stop(self) -> None:
-        """Begin nothing more, and break off what runs."""
+        """Begin nothing more; what runs gets a moment to come to its end, then it is broken off."""
+        self._stopping = True
+        self._awake.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE_S):
+                await self._quiet.wait()
         await self._loop.stop()
-        running = list(self._running.values())
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await finish(self._running.values())
 
     def wake(self) -> None:
         """Look now at what is due: something changed."""
@@ -62,20 +70,24 @@ class Errands:
         await asyncio.shield(self._running.get(key) or self._launch(key))
 
     async def _keep_running(self) -> None:
-        while True:
-            self._awake.clear()
-            wait_s = self._begin(await self._due())
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._awake.wait()
-            except TimeoutError:
-                pass
+        self._quiet.clear()
+        try:
+            while not self._stopping:
+                self._awake.clear()
+                wait_s = self._begin(await self._due())
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._awake.wait()
+        finally:
+            self._quiet.set()
 
     def _begin(self, due: Mapping[int, float]) -> float:
         """Begin what is due now, the longest due first; returns how long there is nothing to do."""
         now = self._clock.now()
         self._not_before = {key: until for key, until in self._not_before.items() if until > now}
         next_at = now + self._look_again_s
+        if self._stopping:
+            return 0.0
         for key, due_at in sorted(due.items(), key=lambda item: item[1]):
             at = max(due_at, self._not_before.get(key, 0.0))
             if key in self._running:
@@ -103,6 +115,17 @@ class Errands:
     def _ended(self, key: int) -> None:
         self._running.pop(key, None)
         self._awake.set()
+
+
+async def finish(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Let tasks come to their end for a moment, so that no statement is broken off half way, then cancel them."""
+    left = list(tasks)
+    if not left:
+        return
+    _, late = await asyncio.wait(left, timeout=GRACE_S)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 def pause_s(attempts: int, *, first_s: float, longest_s: float) -> float:

@@ -13,7 +13,7 @@ from engine.protocol.modules import all_modules, module
 from engine.protocol.parties import PartiesRead, Party, Role, Side, read_parties
 from engine.protocol.registration import PlatformState
 from engine.registration.directory import Directory
-from engine.registration.errands import Errands, pause_s
+from engine.registration.errands import Errands, finish, pause_s
 from engine.registration.errors import NotFoundHere, PeerSaidNo, PeerUnreachable, Refused
 from engine.settings import Settings
 from engine.store import parties as rows
@@ -177,10 +177,7 @@ class PartnerParties:
     async def stop(self) -> None:
         """Fetch no more."""
         await self._errands.stop()
-        fetching = list(self._fetching.values())
-        for task in fetching:
-            task.cancel()
-        await asyncio.gather(*fetching, return_exceptions=True)
+        await finish(self._fetching.values())
 
     def connected(self, platform_id: int) -> None:
         """Fetch from a platform that has just connected; if the handshake was its own, it needs a moment."""
@@ -249,6 +246,7 @@ class PartnerParties:
         failures = self._failures[platform_id] = self._failures.get(platform_id, 0) + 1
         pause = pause_s(failures, first_s=FIRST_PAUSE_S, longest_s=self._settings.parties_refresh_s)
         self._retry_at[platform_id] = self._clock.now() + pause
+        self._errands.wake()
         async with self._database.transaction() as tx:
             await platform_rows.change_platform(tx, platform_id, last_error=str(error))
         await self._directory.reload(peers_too=False)
