@@ -345,7 +345,7 @@ class PushWorker:
             return
         await self._file()
         self._digest()
-        if self._rows and self._now() >= self._next_due_at and self._free_slots() > 0:
+        if self._rows and not self._gated and self._now() >= self._next_due_at and self._free_slots() > 0:
             await self._retry()
         if len(self._ready) < self._window // 2:
             if self._pointers:
@@ -630,11 +630,12 @@ class PushWorker:
         waiting = [row for row in upcoming if (row.issuer, row.key) not in underway]
         ripe = [row for row in waiting if row.due_at <= now][:slots]
         later = [row.due_at for row in waiting if row.due_at > now]
-        # With nothing further in view, whatever is in flight looks here again when it is filed.
-        self._next_due_at = 0.0 if len(ripe) == slots else min(later, default=now + QUIET_S)
         places = 0
         while places < len(ripe) and self._enter_gate():
             places += 1
+        # With nothing further in view, whatever is in flight looks here again when it lands.
+        more = places < len(ripe) or len(ripe) == slots
+        self._next_due_at = 0.0 if more else min(later, default=now + QUIET_S)
         self._booking += places
         jobs: list[Job] = []
         try:
