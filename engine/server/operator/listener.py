@@ -16,6 +16,7 @@ from engine.server.operator.api import create_app
 from engine.server.operator.services import Services
 
 STOP_WITHIN_S = 5  # answers in progress have this long; streams of changes end at once
+DATE_EVERY_S: Final = 1.0
 SOCKET_PATH_MAX: Final = 103  # bytes of a Unix socket's path: 107 on Linux, 103 on macOS
 
 
@@ -69,7 +70,7 @@ class OperatorListener:
         if server is None or serving is None or self._app is None:
             return
         self._app.state.closing.set()
-        server.should_exit = True
+        server.end()
         await asyncio.wait({serving})
         if self._socket_file is not None:
             self._socket_file.unlink(missing_ok=True)
@@ -91,10 +92,21 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
+        self._ending = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    def end(self) -> None:
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        """Wait for the end, and renew the date of answers each second; uvicorn's own looks ten times as often."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), DATE_EVERY_S)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -1,0 +1,100 @@
+"""A whole engine in the test's process, and a client of its local API."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from engine.app import Engine
+from engine.protocol.ids import PartyId, object_key
+from engine.registration.folder import make_folder
+from engine.settings import PlatformFolder
+from engine.store import objects, subscriptions
+from engine.store.objects import Change
+from engine.store.platforms import add_platform
+
+IDENTITY = "cpo.example.org"
+PARTIES = ("BEBEC", "BEABC")
+PARTNER = "emsp.example.org"
+
+
+class Running:
+    """An engine that runs, its folder, and the operator's client."""
+
+    def __init__(self, engine: Engine, client: httpx.AsyncClient) -> None:
+        self.engine = engine
+        self.client = client
+        self.folder = engine.folder.root
+
+    def as_holder_of(self, token: str | None) -> httpx.AsyncClient:
+        """Make a client with another token, or none; close it."""
+        return _client(self.engine.folder, token)
+
+    async def publish(self, party: str, module: str, lines: bytes) -> dict[str, Any]:
+        """Publish NDJSON lines, and expect an answer."""
+        response = await self.client.post(f"/api/v1/parties/{party}/objects/{module}", content=lines)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    async def subscription(self, subscriber: str, producer: str, module: str, *, partner: str = PARTNER) -> int:
+        """Store a subscription of ours, as if the partner had accepted it."""
+        async with self.engine.database.transaction() as tx:
+            known = self.engine.directory.by_identity(partner)
+            platform_id = known.id if known else (await add_platform(tx, partner, now=1.0)).id  # type: ignore[arg-type]
+            subscription_id = await subscriptions.add_inbound(
+                tx,
+                platform_id=platform_id,
+                subscriber=subscriber,
+                producer=producer,
+                module=module,
+                module_alias=module,
+                state="live",
+                life=1,
+                retry_interval_s=5.0,
+                parallelism_limit=8,
+                began_at=1.0,
+            )
+        await self.engine.directory.reload()
+        await self.engine.consuming.reload()
+        return subscription_id
+
+    async def receive(self, subscription_id: int, module: str, issuer: str, items: Sequence[tuple[str, bytes]]) -> None:
+        """Store objects as received under a subscription of ours."""
+        changes = [
+            Change(subscription_id, module, PartyId(issuer), object_key(name), name, 1, 1, payload)
+            for name, payload in items
+        ]
+        async with self.engine.database.transaction() as tx:
+            await objects.store(tx, changes, received=True, now=1_000_000_000.0)
+
+
+def _client(folder: PlatformFolder, token: str | None) -> httpx.AsyncClient:
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    transport = httpx.AsyncHTTPTransport(uds=str(folder.run / "api.sock"))
+    return httpx.AsyncClient(base_url="http://local", transport=transport, headers=headers, timeout=30.0)
+
+
+async def new_platform(root: Path) -> PlatformFolder:
+    """Make a CPO's folder that hosts two parties."""
+    folder = PlatformFolder(root)
+    await make_folder(
+        folder, identity=IDENTITY, base_url="https://127.0.0.1:1/ocpi", parties=list(PARTIES), listen_port=0
+    )
+    return folder
+
+
+@asynccontextmanager
+async def running(folder: PlatformFolder, **settings: str) -> AsyncIterator[Running]:
+    """Run the engine of a folder; settings as in the environment, without their prefix: ``API__PAGE_MAX="2"``."""
+    chosen = {f"OCPI_ENGINE_{name}": value for name, value in settings.items()}
+    engine = Engine(folder, folder.settings(chosen))
+    await engine.start()
+    try:
+        token = (folder.run / "api-token").read_text().strip()
+        async with _client(folder, token) as client:
+            yield Running(engine, client)
+    finally:
+        await engine.stop()
