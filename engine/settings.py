@@ -51,10 +51,12 @@ class Listener(Section):
     certificate: str = Field(default="tls/server-chain.pem", description="server certificate, leaf first")
     key: str = Field(default="tls/server-key.pem", description="its private key, mode 0600")
     body_max_bytes: Count = Field(default=4 * 1024 * 1024, description="the largest real Locations have under 1 MB")
-    head_timeout_s: Duration = Field(default=10.0, description="a request's head arrives within this")
-    body_timeout_s: Duration = Field(default=20.0, description="a request's body arrives within this")
+    head_timeout_s: Duration = Field(
+        default=10.0, description="a request's head arrives within this; slower ones hold a connection for nothing"
+    )
+    body_timeout_s: Duration = Field(default=20.0, description="a request's body arrives within this: 4 MB at 2 Mbit/s")
     idle_timeout_s: Duration = Field(default=75.0, description="longer than a peer keeps a connection")
-    connections_max: Count = Field(default=4096, description="about 60 KB each with TLS")
+    connections_max: Count = Field(default=4096, description="some 250 MB when all are open, at 60 KB each with TLS")
     requests_per_platform_max: Count = Field(
         default=256, description="in progress at once from one platform; sixteen subscriptions at parallelism 16"
     )
@@ -69,7 +71,9 @@ class Peers(Section):
     request_timeout_max_ms: Annotated[int, Field(ge=1_000, le=120_000)] = Field(
         default=120_000, description="the longest that we let a partner make us wait (B19)"
     )
-    connect_timeout_s: Duration = Field(default=5.0, description="TCP and TLS to a partner")
+    connect_timeout_s: Duration = Field(
+        default=5.0, description="TCP and TLS to a partner; whoever takes longer is not there"
+    )
     response_max_bytes: Count = Field(
         default=1024 * 1024, description="answers are envelopes; a list of parties is the longest"
     )
@@ -79,20 +83,30 @@ class Peers(Section):
     allow_private_addresses: bool = Field(
         default=False, description="partners on private or loopback addresses (tests, demos)"
     )
-    parties_refresh_s: Duration = Field(default=3600.0, description="fetch a partner's parties this often")
+    parties_refresh_s: Duration = Field(
+        default=3600.0, description="fetch a partner's parties this often: the hour until a party that left is noticed"
+    )
     parties_refresh_min_s: Annotated[float, Field(ge=0)] = Field(
         default=5.0,
         description="at most this often when an unknown party turns up, so that a stranger cannot make us ask",
     )
-    parties_max: Count = Field(default=20_000, description="more parties of one partner are left out")
+    parties_max: Count = Field(
+        default=20_000, description="more parties of one partner are left out, so that no list fills the memory"
+    )
 
 
 class Subscriptions(Section):
     """What we ask for as a consumer, and allow as a producer."""
 
-    retry_interval_s: Duration = Field(default=5.0, description="asked for, unless told otherwise")
-    parallelism_limit: Count = Field(default=8, description="asked for, unless told otherwise")
-    parallelism_max: Count = Field(default=64, description="the most requests that we send at once for one")
+    retry_interval_s: Duration = Field(
+        default=5.0, description="asked for, unless told otherwise: the pause after a first failure; it doubles"
+    )
+    parallelism_limit: Count = Field(
+        default=8, description="asked for, unless told otherwise: what we take at once in one subscription"
+    )
+    parallelism_max: Count = Field(
+        default=64, description="the most requests that we send at once for one, whatever it asks for"
+    )
     queue_size_max: Count = Field(
         default=1_000_000,
         description="objects owed before a subscription is cancelled (B24); they cost a log entry each",
@@ -100,7 +114,9 @@ class Subscriptions(Section):
     retry_interval_max_s: Duration = Field(
         default=86_400.0, description="longer ones are refused, so that dates stay finite"
     )
-    state_check_s: Duration = Field(default=3600.0, description="ask a producer for its state this often (B29)")
+    state_check_s: Duration = Field(
+        default=3600.0, description="ask a producer for its state this often, in case it lost the subscription (B29)"
+    )
     ask_again_s: Duration = Field(default=5.0, description="first pause when a subscribe is not answered; doubles")
     ask_again_max_s: Duration = Field(default=300.0, description="longest pause when a subscribe is not answered")
     refused_again_s: Duration = Field(default=86_400.0, description="ask again this long after a refusal (B29)")
@@ -115,15 +131,25 @@ class Replication(Section):
     window_min: Count = Field(default=64, description="objects read ahead by a worker: one page of the walk")
     watermark_save_s: Duration = Field(default=2.0, description="a crash repeats at most this much")
     booking_margin_s: Duration = Field(default=2.0, description="a booked retry is sent within this or booked again")
-    heartbeat_s: Duration = Field(default=30.0, description="a quiet log shows its end this often")
-    accept_batch_max: Count = Field(default=512, description="updates that share one commit")
+    heartbeat_s: Duration = Field(
+        default=30.0, description="a quiet log shows its end this often, in case its last segment was lost"
+    )
+    accept_batch_max: Count = Field(
+        default=512, description="received updates that share one commit: bounds the longest"
+    )
     probe_pause_max_s: Duration = Field(default=60.0, description="longest pause between probes (B6)")
     down_after_failures: Count = Field(
         default=3, description="failed connections in a row until a platform counts as down"
     )
-    stop_deadline_s: Duration = Field(default=15.0, description="a graceful stop waits this long for answers")
-    overflow_check_s: Duration = Field(default=2.0, description="look for full queues this often")
-    lease_s: Duration = Field(default=5.0, description="renewed every third of it")
+    stop_deadline_s: Duration = Field(
+        default=15.0, description="a graceful stop waits this long for answers; longer than request_timeout_ms"
+    )
+    overflow_check_s: Duration = Field(
+        default=2.0, description="look for full queues this often; each look counts what is owed"
+    )
+    lease_s: Duration = Field(
+        default=5.0, description="how long a process that is gone still counts as owner; renewed every third of it"
+    )
 
 
 class Store(Section):
@@ -137,19 +163,23 @@ class Api(Section):
 
     listen: str = Field(default="unix:run/api.sock", description="unix:PATH or 127.0.0.1:PORT")
     token_file: str = Field(default="run/api-token", description="the operator's bearer token, mode 0600")
-    body_max_bytes: Count = Field(default=64 * 1024 * 1024, description="a batch of objects")
-    page_max: Count = Field(default=1000, description="objects in one page")
+    body_max_bytes: Count = Field(default=64 * 1024 * 1024, description="a batch of objects: some 25 000 Locations")
+    page_max: Count = Field(default=1000, description="objects in one page: a few MB of Locations")
 
 
 class Certificates(Section):
     """Client certificates that we issue, and renewal of those issued to us."""
 
-    lifetime_days: Duration = Field(default=365.0, description="of a client certificate that we issue")
+    lifetime_days: Duration = Field(
+        default=365.0, description="of a client certificate that we issue; renewal is automatic"
+    )
     renew_automatically: bool = Field(
         default=True, description="ask for new ones in time (B37), and issue them when asked"
     )
     check_s: Duration = Field(default=3600.0, description="look for certificates to renew this often")
-    answer_within_h: Duration = Field(default=168.0, description="R.01.04.04")
+    answer_within_h: Duration = Field(
+        default=168.0, description="how long a partner may take to answer our renewal request (R.01.04.04)"
+    )
 
 
 class Logs(Section):
