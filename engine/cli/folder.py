@@ -33,9 +33,17 @@ def init(
     ] = None,
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where we listen for partners.")] = DEFAULT_LISTEN,
     server_certificate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Server certificate, leaf first; if left out, one is made.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Server certificate, leaf first; if left out, one is made.",
+        ),
     ] = None,
-    server_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its private key.")] = None,
+    server_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", exists=True, dir_okay=False, help="Its private key.")
+    ] = None,
     api: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="The local API: unix:PATH or 127.0.0.1:PORT.")
     ] = None,

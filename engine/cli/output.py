@@ -20,6 +20,9 @@ _mode = {"json": False}
 
 Cell = str | Text
 
+# What a partner wrote moves no cursor and colours nothing on the operator's terminal.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != ord("\n")}
+
 
 def use_json() -> None:
     """Write JSON from now on."""
@@ -67,17 +70,26 @@ def write_bytes(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
+def plain(text: str) -> str:
+    """Show control characters instead of letting a terminal obey them."""
+    return text.translate(_CONTROLS)
+
+
+def _assembled(parts: Sequence[Cell]) -> Text:
+    return Text.assemble(*(part if isinstance(part, Text) else plain(part) for part in parts))
+
+
 def say(*parts: Cell) -> None:
     """Write a line for people; with `--json` nothing."""
     if not as_json():
-        console().print(Text.assemble(*parts), soft_wrap=True)
+        console().print(_assembled(parts), soft_wrap=True)
         sys.stdout.flush()  # who reads a pipe or a log sees it when it happens
 
 
 def note(*parts: Cell) -> None:
     """Write a remark to standard error, so that it gets into nobody's file; with `--json` nothing."""
     if not as_json():
-        messages().print(Text.assemble(*parts), soft_wrap=True)
+        messages().print(_assembled(parts), soft_wrap=True)
 
 
 def done(text: str, *, then: str | None = None) -> None:
@@ -103,12 +115,10 @@ def failed(failure: Failure) -> None:
         show({"error": error})
         return
     out = messages()
-    out.print(Text.assemble(bad("✗ "), failure.message), soft_wrap=True)
+    out.print(_assembled([bad("✗ "), failure.message]), soft_wrap=True)
     for problem in failure.problems:
-        out.print(
-            Text(f"  {problem.get('pointer', '')}: expected {problem.get('expected')}; found {problem.get('found')}"),
-            soft_wrap=True,
-        )
+        what = f"  {problem.get('pointer', '')}: expected {problem.get('expected')}; found {problem.get('found')}"
+        out.print(_assembled([what]), soft_wrap=True)
     if failure.hint:
         out.print(faint(HINT + failure.hint), soft_wrap=True)
 
@@ -119,7 +129,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Cell | None]], *, righ
     for column in columns:
         laid_out.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        laid_out.add_row(*(cell if isinstance(cell, Text) else Text("–" if cell is None else cell) for cell in row))
+        laid_out.add_row(
+            *(cell if isinstance(cell, Text) else Text("–" if cell is None else plain(cell)) for cell in row)
+        )
     return laid_out
 
 
@@ -135,22 +147,22 @@ def print_table(
 
 def good(text: str) -> Text:
     """Mark as in order."""
-    return Text(text, style="green")
+    return Text(plain(text), style="green")
 
 
 def bad(text: str) -> Text:
     """Mark as wrong."""
-    return Text(text, style="bold red")
+    return Text(plain(text), style="bold red")
 
 
 def odd(text: str) -> Text:
     """Mark as worth a look."""
-    return Text(text, style="yellow")
+    return Text(plain(text), style="yellow")
 
 
 def faint(text: str) -> Text:
     """Mark as beside the point."""
-    return Text(text, style="dim")
+    return Text(plain(text), style="dim")
 
 
 def duration(seconds: float | None) -> str | None:
