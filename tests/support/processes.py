@@ -135,14 +135,16 @@ class Platform:
         async with self.api() as api:
             answer = await api.post(
                 f"/api/v1/parties/{self.party}/objects/{module}",
-                content=b"\n".join(lines),
-                headers={"Content-Type": "application/x-ndjson"},
+                content=b"[%b]" % b",".join(lines),  # not a line each: payloads may have line breaks of their own
+                headers={"Content-Type": "application/json"},
             )
             answer.raise_for_status()
             results: list[dict[str, Any]] = answer.json()["results"]
             return results
 
-    async def wait_for(self, condition: Callable[[dict[str, Any]], bool], *, timeout_s: float = WAIT_TIMEOUT_S) -> dict[str, Any]:
+    async def wait_for(
+        self, condition: Callable[[dict[str, Any]], bool], *, timeout_s: float = WAIT_TIMEOUT_S
+    ) -> dict[str, Any]:
         """Read the state until it satisfies a condition."""
         async with asyncio.timeout(timeout_s):
             while not condition(state := await self.state()):
@@ -167,7 +169,9 @@ async def connect(a: Platform, b: Platform) -> None:
 
 
 @asynccontextmanager
-async def platforms(folder: Path, *, settings: Mapping[str, str] | None = None) -> AsyncIterator[tuple[Platform, Platform]]:
+async def platforms(
+    folder: Path, *, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[Platform, Platform]]:
     """Make and start a CPO (party BEBEC) and an eMSP (party NLEMS), not yet connected."""
     quick = {
         "OCPI_ENGINE_SUBSCRIPTIONS__ASK_AGAIN_S": "0.2",
