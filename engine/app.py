@@ -99,7 +99,12 @@ class Engine:
             parallelism_max=settings.subscriptions.parallelism_max,
         )
         self.producing = Producing(
-            database, self.workers, requests, clock, settings.subscriptions, settings.replication
+            database=database,
+            workers=self.workers,
+            requests=requests,
+            clock=clock,
+            limits=settings.subscriptions,
+            settings=settings.replication,
         )
         self.consuming = Consuming(
             database,
@@ -142,7 +147,12 @@ class Engine:
 
     def _services(self) -> Services:
         state = StateReport(
-            self.database, self.directory, self.workers, self.consuming, self.accepting, self.clock
+            database=self.database,
+            directory=self.directory,
+            workers=self.workers,
+            consuming=self.consuming,
+            accepting=self.accepting,
+            clock=self.clock,
         )
         return Services(
             settings=self.settings,
@@ -213,7 +223,7 @@ class Engine:
         for part in reversed(self._running):
             try:
                 await part.stop()
-            except Exception:
+            except Exception:  # noqa: BLE001 - the other parts are stopped all the same
                 _log.exception("a part did not stop in order", extra={"action": "stop_failed"})
         self._running.clear()
         if self._lock is not None:

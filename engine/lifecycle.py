@@ -52,7 +52,7 @@ class Background:
         while True:
             try:
                 await self._run()
-            except Exception:
+            except Exception:  # noqa: BLE001 - whatever it was, the task has to run again
                 _log.exception("background task failed", extra={"action": "restart", "task": self._name})
                 await asyncio.sleep(RESTART_PAUSE_S)
             else:

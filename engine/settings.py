@@ -75,7 +75,7 @@ class Peers(Section):
         default=5.0, description="TCP and TLS to a partner; whoever takes longer is not there"
     )
     response_max_bytes: Count = Field(
-        default=1024 * 1024, description="answers are envelopes; a list of parties is the longest"
+        default=8 * 1024 * 1024, description="answers are envelopes; the longest is a hub's list of 20 000 parties"
     )
     idle_timeout_s: Duration = Field(
         default=10.0, description="shorter than a partner keeps a connection, so that no request meets its end"

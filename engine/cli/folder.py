@@ -54,7 +54,7 @@ def init(
 ) -> None:
     """Make a platform's folder: settings, keys, the authority for partners' certificates, the database."""
     from engine.cli import output
-    from engine.registration.errors import Refused
+    from engine.refusals import Refused
     from engine.registration.folder import init_folder
     from engine.settings import BadSettings, PlatformFolder
 

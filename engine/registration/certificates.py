@@ -20,8 +20,8 @@ from certs.requests import CheckedRequest
 from engine.clock import Clock
 from engine.protocol.ids import PlatformIdentity
 from engine.protocol.registration import PLATFORM, PlatformEvent, PlatformState
+from engine.refusals import NotFoundHere, Refused
 from engine.registration.directory import Directory
-from engine.registration.errors import NotFoundHere, Refused
 from engine.registration.sessions import Sessions
 from engine.settings import PlatformFolder, Settings
 from engine.store import platforms as rows

@@ -12,6 +12,7 @@ from engine.peers.registration import PeerFailure, RegistrationRequests
 from engine.protocol.ids import PlatformIdentity
 from engine.protocol.parties import Party
 from engine.protocol.registration import check_base_url, host_of, read_versions
+from engine.refusals import NotFoundHere, PeerSaidNo, PeerUnreachable, Refused
 from engine.registration.certificates import (
     Certificates,
     CertificateShown,
@@ -20,7 +21,6 @@ from engine.registration.certificates import (
     refusing,
 )
 from engine.registration.directory import Directory
-from engine.registration.errors import NotFoundHere, PeerSaidNo, PeerUnreachable, Refused
 from engine.registration.handshakes import Handshakes, Hooks
 from engine.registration.parties import PartnerParties
 from engine.registration.renewal import Renewals

@@ -13,8 +13,8 @@ from certs.authority import Authority, Purpose
 from certs.errors import CertificateError
 from engine.clock import Clock, SystemClock
 from engine.protocol.registration import check_base_url, host_of
+from engine.refusals import Refused
 from engine.registration.directory import Directory
-from engine.registration.errors import Refused
 from engine.registration.parties import Parties
 from engine.settings import PlatformFolder, read_settings
 from engine.store.database import Database

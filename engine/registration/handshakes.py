@@ -29,9 +29,9 @@ from engine.protocol.registration import (
     offer_body,
     read_acceptance,
 )
+from engine.refusals import NotFoundHere, PeerSaidNo, PeerUnreachable, Refused
 from engine.registration.directory import Directory
 from engine.registration.errands import Errands, pause_s
-from engine.registration.errors import NotFoundHere, PeerSaidNo, PeerUnreachable, Refused
 from engine.registration.sessions import Sessions
 from engine.settings import Settings
 from engine.store import parties as party_rows

@@ -12,9 +12,9 @@ from engine.protocol.ids import PartyId, party_id
 from engine.protocol.modules import all_modules, module
 from engine.protocol.parties import PartiesRead, Party, Role, Side, read_parties
 from engine.protocol.registration import PlatformState
+from engine.refusals import NotFoundHere, PeerSaidNo, PeerUnreachable, Refused
 from engine.registration.directory import Directory
 from engine.registration.errands import Errands, finish, pause_s
-from engine.registration.errors import NotFoundHere, PeerSaidNo, PeerUnreachable, Refused
 from engine.settings import Settings
 from engine.store import parties as rows
 from engine.store import platforms as platform_rows

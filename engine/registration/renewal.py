@@ -28,10 +28,10 @@ from engine.protocol.registration import (
     renewal_body,
     renewed_body,
 )
+from engine.refusals import NotFoundHere, PeerSaidNo, Refused
 from engine.registration.certificates import Certificates, refusing
 from engine.registration.directory import Directory
 from engine.registration.errands import Errands, pause_s
-from engine.registration.errors import NotFoundHere, PeerSaidNo, Refused
 from engine.registration.sessions import Sessions
 from engine.settings import PlatformFolder, Settings
 from engine.store import platforms as rows

@@ -11,8 +11,8 @@ from certs.tls import client_context
 from engine.clock import Clock
 from engine.peers.client import Peer, Peers
 from engine.protocol.registration import PlatformState
+from engine.refusals import Refused
 from engine.registration.directory import Directory
-from engine.registration.errors import Refused
 from engine.settings import PlatformFolder
 from engine.store import platforms as rows
 from engine.store.database import Database

@@ -8,7 +8,7 @@ from typing import Final
 
 from engine.clock import Clock
 from engine.protocol.ids import PartyId
-from engine.registration.errors import NotFoundHere, Refused
+from engine.refusals import NotFoundHere, Refused
 from engine.store import parties as rows
 from engine.store.database import Database
 from engine.store.parties import ApiToken, NameTaken

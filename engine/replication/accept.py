@@ -7,7 +7,7 @@ more, so that what was cancelled meanwhile is not taken.
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine import faults
 from engine.clock import Clock
@@ -39,6 +39,19 @@ class _Item:
     valid: bool
 
 
+Known = tuple[int, str, ObjectKey]
+"""A copy: the subscription that it came under, its issuer, its key."""
+
+
+@dataclass(slots=True)
+class _Stored:
+    """What became of a batch, item by item, and what is to be remembered of it."""
+
+    verdicts: list[Verdict | None] = field(default_factory=list)
+    taken: list[Known] = field(default_factory=list)
+    not_newer: list[tuple[Known, int, int]] = field(default_factory=list)  # our version, and theirs
+
+
 class Accepting:
     """The way in for partners' objects."""
 
@@ -52,7 +65,7 @@ class Accepting:
         self._clock = clock
         self._batches: Batches[_Item, Verdict | None] = Batches("accept", self._store, batch_max)
         self.warnings: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-        self.regressions: dict[tuple[int, str, ObjectKey], tuple[int, int]] = {}
+        self.regressions: dict[Known, tuple[int, int]] = {}
 
     async def start(self) -> None:
         """Begin to take updates."""
@@ -94,7 +107,9 @@ class Accepting:
         """Let a party speak for itself, and a hub party for whom its platform serves (B1)."""
         if update.issuer == sender:
             return
-        if self._directory.hub_party(platform_id) == sender and await self._consuming.serves(platform_id, update.issuer):
+        if self._directory.hub_party(platform_id) == sender and await self._consuming.serves(
+            platform_id, update.issuer
+        ):
             return
         security_event(
             "issuer_refused",
@@ -129,45 +144,51 @@ class Accepting:
                 counted[kind] += 1
 
     async def _store(self, items: Sequence[_Item]) -> list[Verdict | None]:
-        async with self._database.transaction() as tx:
-            lives = await self._lives(tx, items)
-            held = await self._held(tx, items)
-            now = self._clock.now()
-            verdicts: list[Verdict | None] = []
-            changes: dict[tuple[int, str, str], Change] = {}
-            for item in items:
-                update, row = item.update, item.subscription
-                life = lives.get(row.id)
-                if life is None:
-                    verdicts.append(None)
-                    continue
-                known = (row.id, str(update.issuer), update.key)
-                copy = held.get(known)
-                verdict = decide(
-                    None if copy is None else copy.version,
+        stored = await self._database.write(lambda tx: self._store_in(tx, items, self._clock.now()))
+        for known in stored.taken:
+            self.regressions.pop(known, None)
+        for known, ours, theirs in stored.not_newer:
+            self._compare(known, ours, theirs)
+        return stored.verdicts
+
+    async def _store_in(self, tx: Tx, items: Sequence[_Item], now: float) -> _Stored:
+        """Judge and store; touches nothing but its arguments, since it may run in another thread."""
+        lives = await self._lives(tx, items)
+        held = await self._held(tx, items)
+        stored = _Stored()
+        changes: dict[Known, Change] = {}
+        for item in items:
+            update, row = item.update, item.subscription
+            life = lives.get(row.id)
+            if life is None:
+                stored.verdicts.append(None)
+                continue
+            known = (row.id, str(update.issuer), update.key)
+            copy = held.get(known)
+            verdict = decide(
+                None if copy is None else copy.version,
+                update.version,
+                same_life=copy is not None and copy.life == life,
+                immutable=item.module.immutable,
+            )
+            stored.verdicts.append(verdict)
+            if verdict is Verdict.NOT_NEWER and copy is not None:
+                stored.not_newer.append((known, copy.version, update.version))
+            if item.valid and verdict in (Verdict.STORE_NEW, Verdict.STORE_CHANGED):
+                held[known] = Held(update.version, life)
+                changes[known] = Change(
+                    row.id,
+                    row.module,
+                    update.issuer,
+                    update.key,
+                    update.object_id,
                     update.version,
-                    same_life=copy is not None and copy.life == life,
-                    immutable=item.module.immutable,
+                    life,
+                    update.payload,
                 )
-                verdicts.append(verdict)
-                if verdict is Verdict.NOT_NEWER and copy is not None:
-                    self._compare(known, copy.version, update.version)
-                if item.valid and verdict in (Verdict.STORE_NEW, Verdict.STORE_CHANGED):
-                    held[known] = Held(update.version, life)
-                    changes[known] = Change(
-                        row.id,
-                        row.module,
-                        update.issuer,
-                        update.key,
-                        update.object_id,
-                        update.version,
-                        life,
-                        update.payload,
-                    )
-                    self.regressions.pop(known, None)
-            if changes:
-                await objects.store(tx, list(changes.values()), received=True, now=now)
-        return verdicts
+        stored.taken.extend(changes)
+        await objects.store(tx, list(changes.values()), received=True, now=now)
+        return stored
 
     async def _lives(self, tx: Tx, items: Sequence[_Item]) -> dict[int, int]:
         """Look up the present life of each subscription that still takes updates."""
@@ -178,17 +199,17 @@ class Accepting:
                 lives[subscription_id] = row.life
         return lives
 
-    async def _held(self, tx: Tx, items: Sequence[_Item]) -> dict[tuple[int, str, str], Held]:
-        grouped: dict[tuple[int, str, str], set[str]] = defaultdict(set)
+    async def _held(self, tx: Tx, items: Sequence[_Item]) -> dict[Known, Held]:
+        grouped: dict[tuple[int, str, str], set[ObjectKey]] = defaultdict(set)
         for item in items:
             grouped[item.subscription.id, item.subscription.module, item.update.issuer].add(item.update.key)
-        found: dict[tuple[int, str, str], Held] = {}
+        found: dict[Known, Held] = {}
         for (source_id, module_name, issuer), keys in grouped.items():
             copies = await objects.held(tx, source_id, module_name, issuer, list(keys))
-            found.update(((source_id, issuer, key), copy) for key, copy in copies.items())
+            found.update(((source_id, issuer, ObjectKey(key)), copy) for key, copy in copies.items())
         return found
 
-    def _compare(self, known: tuple[int, str, ObjectKey], ours: int, theirs: int) -> None:
+    def _compare(self, known: Known, ours: int, theirs: int) -> None:
         """Remember a producer that stands by a lower version than our copy (B27)."""
         asked = theirs < ours and self._consuming.asked_in_full(known[0], known[2])
         if asked and len(self.regressions) < REGRESSIONS_MAX:

@@ -68,7 +68,7 @@ class Batches(Generic[T, R]):
             results = await self._work([item for item, _ in batch])
         except StoreUnavailable as error:
             _settle_all(batch, error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whoever added the item gets it
             if len(batch) == 1:
                 _log.exception("a store operation failed", extra={"action": "store_failed"})
                 _settle_all(batch, error)

@@ -44,8 +44,8 @@ from engine.protocol.subscriptions import (
     InboundState,
     Parameters,
 )
+from engine.refusals import NotFoundHere, PeerSaidNo, PeerUnreachable, Refused
 from engine.registration.directory import Directory
-from engine.replication.errors import NotFoundHere, PeerSaidNo, PeerUnreachable, Refused
 from engine.settings import Subscriptions as Limits
 from engine.store import subscriptions
 from engine.store.database import Database, StoreUnavailable, Tx
@@ -219,9 +219,7 @@ class Consuming:
             else:
                 subscription_id = row.id
                 state = INBOUND.after(InboundState(row.state), InboundEvent.WANTED)
-                await subscriptions.change_inbound(
-                    tx, row, state=state.value, life=row.life + 1, **parameters, **fresh
-                )
+                await subscriptions.change_inbound(tx, row, state=state.value, life=row.life + 1, **parameters, **fresh)
         faults.passing("subscribe.stored")
         await self.reload()
         await self._act_now(subscription_id)
@@ -250,7 +248,12 @@ class Consuming:
         await self._idle(subscription_id)
         row = self.get(subscription_id)
         await self._happened(
-            row, InboundEvent.UNWANTED, ended_at=self._clock.now(), ended_by="us", next_action_at=self._clock.now(), attempts=0
+            row,
+            InboundEvent.UNWANTED,
+            ended_at=self._clock.now(),
+            ended_by="us",
+            next_action_at=self._clock.now(),
+            attempts=0,
         )
         await self._act_now(subscription_id)
         return self._rows[subscription_id]
@@ -307,7 +310,7 @@ class Consuming:
         if response.status_code == NoSuchSubscription.status_code:
             await self._lost(row)
         if response.status_code != SUCCESS:
-            raise PeerSaidNo(response)
+            raise PeerSaidNo(None, response.status_code, response.status_message or "")
         return response
 
     # -- what producers say -------------------------------------------------------------------------------
@@ -483,7 +486,7 @@ class Consuming:
             await self._failed(row, f"{response.status_code}: {response.status_message or 'no message'}")
 
     async def _lost(self, row: InboundSubscription) -> None:
-        """Take it that the producer has no such subscription: ask again, now or after the pause that its reason asks for."""
+        """Believe that the producer has no such subscription: ask again, now or after a pause that fits the reason."""
         if not INBOUND.allows(InboundState(row.state), InboundEvent.GONE):
             return
         now = self._clock.now()
@@ -538,5 +541,3 @@ class Consuming:
 
 def _address(row: InboundSubscription) -> Address:
     return Address(row.platform_id, PartyId(row.subscriber), PartyId(row.producer), row.module_alias)
-
-

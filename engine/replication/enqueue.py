@@ -69,5 +69,3 @@ class Announcer:
                     end = await objects.last_number(tx, log)
                 self._changes.reached(log, end)
                 await self._broker.put(log, segments.heartbeat(end))
-
-

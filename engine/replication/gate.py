@@ -77,7 +77,9 @@ class Gate:
 
     def let_in(self, now: float) -> None:
         """Let waiters send, the earliest due first, as long as there are places."""
-        while self._waiters and (self._limit is None or (self._in_progress < self._limit and now >= self._closed_until)):
+        while self._waiters and (
+            self._limit is None or (self._in_progress < self._limit and now >= self._closed_until)
+        ):
             first = min(self._waiters, key=lambda waiter: waiter.due_at())
             del self._waiters[first]
             first.admitted()

@@ -16,7 +16,7 @@ from engine.protocol.errors import SUCCESS, NoSuchObject, NoSuchSubscription
 from engine.protocol.ids import PartyId, object_key
 from engine.protocol.modules import module
 from engine.protocol.subscriptions import OUTBOUND, CancellationReason, OutboundEvent, OutboundState, Parameters
-from engine.replication.errors import NotFoundHere, PeerSaidNo, PeerUnreachable, Refused
+from engine.refusals import NotFoundHere, PeerSaidNo, PeerUnreachable, Refused
 from engine.replication.workers import Workers
 from engine.settings import Replication
 from engine.settings import Subscriptions as Limits
@@ -52,6 +52,7 @@ class Producing:
 
     def __init__(
         self,
+        *,
         database: Database,
         workers: Workers,
         requests: SubscriptionRequests,
@@ -126,9 +127,7 @@ class Producing:
                 await exceptions.clear(tx, row.id, rejected_only=True)
                 await subscriptions.change_outbound(tx, row, **values)
         await self._workers.began(subscription_id)
-        _log.info(
-            "%s subscribed to %s of %s", subscriber, known, producer, extra={"action": "subscribed"}
-        )
+        _log.info("%s subscribed to %s of %s", subscriber, known, producer, extra={"action": "subscribed"})
         return queue_size_max
 
     async def cancelled_by_receiver(
@@ -291,7 +290,7 @@ class Producing:
         except (PeerFailure, NotOcpi) as failure:
             raise PeerUnreachable(f"{row.platform} could not be asked: {failure}") from failure
         if response.status_code != SUCCESS:
-            raise PeerSaidNo(response)
+            raise PeerSaidNo(None, response.status_code, response.status_message or "")
         if response.content != b'"ACCEPTED"':
             return False
         async with self._database.transaction() as tx:

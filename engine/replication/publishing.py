@@ -10,9 +10,9 @@ from engine.protocol.ids import PartyId, check_object_id, object_key, party_id
 from engine.protocol.json_text import DuplicateKeys, MalformedJson, check_object
 from engine.protocol.modules import Module, Problem, SchemaViolation, module
 from engine.protocol.objects import next_version, reissued_version
+from engine.refusals import NotFoundHere, Refused
 from engine.registration.directory import Directory
 from engine.replication.batches import Batches
-from engine.replication.errors import NotFoundHere, Refused
 from engine.store import objects
 from engine.store.database import Database, Tx
 from engine.store.objects import ISSUED_HERE, Change, Issued
@@ -95,37 +95,12 @@ class Publishing:
         return served
 
     async def _store(self, requests: Sequence[_Request]) -> list[list[Published]]:
-        async with self._database.transaction() as tx:
-            return [await self._issue(tx, request) for request in requests]
-
-    async def _issue(self, tx: Tx, request: _Request) -> list[Published]:
         now = self._clock.now()
-        known = await objects.issued(
-            tx, request.module.id, request.party, [object_key(item.object_id) for item in request.items]
-        )
-        changes: dict[str, Change] = {}
-        results: list[Published] = []
-        for item in request.items:
-            key = object_key(item.object_id)
-            before = known.get(key)
-            audience = objects.audience_text(item.audience)
-            if before is not None and before.payload == item.payload:
-                outcome, version = ("unchanged" if before.audience == audience else "changed"), before.version
-            elif before is not None and request.module.immutable:
-                results.append(_immutable(request.module, item))
-                continue
-            else:
-                outcome = "created" if before is None else "changed"
-                last = None if before is None else before.version
-                version = next_version(last, now, immutable=request.module.immutable)
-            results.append(Published(item.object_id, outcome, version))
-            if outcome != "unchanged":
-                known[key] = Issued(version, item.payload, audience)
-                changes[key] = Change(
-                    ISSUED_HERE, request.module.id, request.party, key, item.object_id, version, 0, item.payload, audience
-                )
-        await objects.store(tx, list(changes.values()), received=False, now=now)
-        return results
+
+        async def issue_all(tx: Tx) -> list[list[Published]]:
+            return [await _issue(tx, request, now) for request in requests]
+
+        return await self._database.write(issue_all)
 
     async def reissue(self, party: PartyId | None = None, module_name: str | None = None) -> int:
         """Give every mutable object issued here a new version, above any that was ever sent (B9); returns how many."""
@@ -146,6 +121,36 @@ class Publishing:
             if len(page) < REISSUE_PAGE:
                 return count
             after = page[-1][0]
+
+
+async def _issue(tx: Tx, request: _Request, now: float) -> list[Published]:
+    """Number and store what changed; touches nothing else, since it may run in another thread."""
+    known = await objects.issued(
+        tx, request.module.id, request.party, [object_key(item.object_id) for item in request.items]
+    )
+    changes: dict[str, Change] = {}
+    results: list[Published] = []
+    for item in request.items:
+        key = object_key(item.object_id)
+        before = known.get(key)
+        audience = objects.audience_text(item.audience)
+        if before is not None and before.payload == item.payload:
+            outcome, version = ("unchanged" if before.audience == audience else "changed"), before.version
+        elif before is not None and request.module.immutable:
+            results.append(_immutable(request.module, item))
+            continue
+        else:
+            outcome = "created" if before is None else "changed"
+            last = None if before is None else before.version
+            version = next_version(last, now, immutable=request.module.immutable)
+        results.append(Published(item.object_id, outcome, version))
+        if outcome != "unchanged":
+            known[key] = Issued(version, item.payload, audience)
+            changes[key] = Change(
+                ISSUED_HERE, request.module.id, request.party, key, item.object_id, version, 0, item.payload, audience
+            )
+    await objects.store(tx, list(changes.values()), received=False, now=now)
+    return results
 
 
 def _is_immutable(module_name: str) -> bool:

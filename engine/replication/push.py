@@ -288,7 +288,12 @@ class PushWorker:
         """Objects that were read from the log and are not done."""
         if not self._outstanding:
             return []
-        return [*self._pointers, *self._loading, *self._ready, *(key for key, job in self._flights.items() if job.seqs or job.again)]
+        return [
+            *self._pointers,
+            *self._loading,
+            *self._ready,
+            *(key for key, job in self._flights.items() if job.seqs or job.again),
+        ]
 
     def oldest_since(self) -> float | None:
         """When the oldest object that was read and is not done was read."""
@@ -529,18 +534,23 @@ class PushWorker:
     async def _walk(self) -> None:
         """Read the next page of the log from the position: snapshot, resync and catch-up alike."""
         subscription, generation, limit = self.subscription, self._generation, self._window
-        async with self._shared.database.reading() as tx:
+        after, with_rows = self._position, self._rows
+
+        async def read(tx: Tx) -> tuple[list[Owed], int, dict[Key, Waiting]]:
             page = await objects.walk(
                 tx,
                 subscription.module,
                 producer=subscription.producer,
                 subscriber=subscription.subscriber,
-                after=self._position,
+                after=after,
                 limit=limit,
             )
-            full = len(page) == limit
-            end = page[-1].seq if full else await objects.last_number(tx, subscription.module)
-            rows = await self._rows_of(tx, [(owed.issuer, owed.key) for owed in page])
+            end = page[-1].seq if len(page) == limit else await objects.last_number(tx, subscription.module)
+            keys = [(owed.issuer, owed.key) for owed in page] if with_rows else []
+            return page, end, await exceptions.by_keys(tx, subscription.id, keys)
+
+        page, end, rows = await self._shared.database.read(read)
+        full = len(page) == limit
         if generation != self._generation:
             return
         for owed in page:
@@ -557,17 +567,21 @@ class PushWorker:
         """Read the objects that pointers point to, as they are now."""
         subscription, generation = self.subscription, self._generation
         taken = dict(self._pointers.popitem(last=False) for _ in range(min(self._window, len(self._pointers))))
+        keys, with_rows = list(taken), self._rows
+
+        async def read(tx: Tx) -> tuple[list[Owed], dict[Key, Waiting]]:
+            found = await objects.newest(
+                tx,
+                subscription.module,
+                producer=subscription.producer,
+                subscriber=subscription.subscriber,
+                keys=keys,
+            )
+            return found, await exceptions.by_keys(tx, subscription.id, keys if with_rows else [])
+
         self._loading = taken
         try:
-            async with self._shared.database.reading() as tx:
-                found = await objects.newest(
-                    tx,
-                    subscription.module,
-                    producer=subscription.producer,
-                    subscriber=subscription.subscriber,
-                    keys=list(taken),
-                )
-                rows = await self._rows_of(tx, list(taken))
+            found, rows = await self._shared.database.read(read)
         except BaseException:
             if generation == self._generation:
                 for key, seqs in taken.items():
@@ -588,11 +602,6 @@ class PushWorker:
         if self._pointers:
             self._wake.set()
         faults.passing("push.read")
-
-    async def _rows_of(self, tx: Tx, keys: Sequence[Key]) -> dict[Key, Waiting]:
-        if not self._rows or not keys:
-            return {}
-        return await exceptions.by_keys(tx, self.subscription.id, keys)
 
     def _enqueue(self, owed: Owed, row: Waiting | None, seqs: list[int]) -> bool:
         """Make an object ready, unless its exception row takes care of this very version."""
@@ -648,7 +657,7 @@ class PushWorker:
             for job in jobs:
                 self._launch(job)
             for _ in range(places - len(jobs)):
-                self._leave_gate(None, 0.0)
+                self._leave_gate(up=None, began=0.0)
 
     async def _book(self, ripe: Sequence[Waiting], now: float) -> list[Job]:
         """Count the attempts before they are made, so that a crash does not forget them."""
@@ -670,7 +679,9 @@ class PushWorker:
                 version = row.version if owed is None else owed.version
                 bookings.append(replace(row, version=version, attempts=attempts + 1, due_at=due_at))
                 if owed is not None:
-                    job = Job(owed, attempts, row.first_failed_at, row.revision + 1, row.due_at, generation, subscription.life)
+                    job = Job(
+                        owed, attempts, row.first_failed_at, row.revision + 1, row.due_at, generation, subscription.life
+                    )
                     job.booked_at = now
                     jobs.append(job)
             await exceptions.put(tx, subscription.id, bookings)
@@ -691,7 +702,7 @@ class PushWorker:
         self.gate.wait(self, now)
         return False
 
-    def _leave_gate(self, up: bool | None, began: float) -> None:
+    def _leave_gate(self, *, up: bool | None, began: float) -> None:
         self.gate.leave(began=began, up=up, now=asyncio.get_running_loop().time())
 
     def _pump(self) -> None:
@@ -721,7 +732,7 @@ class PushWorker:
             finally:
                 job.in_progress = False
                 self._land(job)
-                self._leave_gate(up, began)
+                self._leave_gate(up=up, began=began)
             if len(self._ready) <= self._window // 2 or self._unfiled:
                 self._wake.set()
             if not self._goes_on() or not self._enter_gate():
@@ -752,7 +763,7 @@ class PushWorker:
             until = asyncio.get_running_loop().time() + self._timeout_s()
             self._failure(job, Result(Outcome.FAILED, "this platform stopped before the answer came"), until)
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a failed attempt like any other, and never a stuck slot
             _log.exception("a request failed in a way that nobody thought of", extra={"action": "push_failed"})
             until = asyncio.get_running_loop().time() + self._timeout_s()
             attempt = Attempt(Result(Outcome.FAILED, f"internal error: {type(error).__name__}"), until)
@@ -878,8 +889,10 @@ class PushWorker:
             values["hold_until"] = self._now() + self._timeout_s()
         if not values:
             return
-        async with self._shared.database.transaction() as tx:
-            await subscriptions.save_progress(tx, self.subscription.id, self.subscription.epoch, **values)
+        subscription = self.subscription
+        await self._shared.database.write(
+            lambda tx: subscriptions.save_progress(tx, subscription.id, subscription.epoch, **values)
+        )
         faults.passing("watermark.saved")
         self._saved = watermark
         if "caught_up" in values:

@@ -26,6 +26,7 @@ class StateReport:
 
     def __init__(
         self,
+        *,
         database: Database,
         directory: Directory,
         workers: Workers,
@@ -122,7 +123,9 @@ class StateReport:
             "last_delivered_at": None if progress is None else _time(progress.last_delivered_at),
             "last_error": None if progress is None else progress.last_error,
             "last_error_at": None if progress is None else _time(progress.last_error_at),
-            "next_attempt_at": _time(max(filter(None, (debt.next_attempt_at, row.hold_until if held else None)), default=None)),
+            "next_attempt_at": _time(
+                max(filter(None, (debt.next_attempt_at, row.hold_until if held else None)), default=None)
+            ),
             "held_until": _time(row.hold_until) if held else None,
         }
 
@@ -179,7 +182,7 @@ class StateReport:
             yield {
                 "what": f"our copy of {issuer} {key} under subscription {subscription_id}",
                 "since": None,
-                "why": f"we hold version {ours}, and the producer confirms version {theirs}; subscribe again to take it",
+                "why": f"we hold version {ours}, the producer stands by version {theirs}; subscribe again to take it",
                 "next_attempt_at": None,
             }
 

@@ -223,23 +223,7 @@ class Workers:
 
     async def _file(self, filings: Sequence[Filing]) -> list[bool]:
         """Store the findings of several workers; one that was fenced off stops nobody else's."""
-        results = [False] * len(filings)
-        async with self._database.transaction() as tx:
-            for place, filing in sorted(enumerate(filings), key=lambda numbered: numbered[1].subscription_id):
-                try:
-                    await subscriptions.hold_fence(tx, filing.subscription_id, filing.epoch)
-                except Fenced:
-                    continue
-                entries = [finding.entry for finding in filing.findings if finding.entry is not None]
-                settled = [
-                    (finding.job.owed.issuer, finding.job.owed.key, finding.job.revision)
-                    for finding in filing.findings
-                    if finding.entry is None and finding.job.revision is not None
-                ]
-                await exceptions.put(tx, filing.subscription_id, entries)
-                await exceptions.settle(tx, filing.subscription_id, settled)
-                results[place] = True
-        return results
+        return await self._database.write(lambda tx: _file(tx, filings))
 
     async def _keep_lease(self) -> None:
         while True:
@@ -250,6 +234,25 @@ class Workers:
                     await processes.renew(tx, self.process_id, lease_until=until)
             except StoreUnavailable as error:
                 _log.warning("the lease could not be renewed: %s", error, extra={"action": "store_unavailable"})
+
+
+async def _file(tx: Tx, filings: Sequence[Filing]) -> list[bool]:
+    results = [False] * len(filings)
+    for place, filing in sorted(enumerate(filings), key=lambda numbered: numbered[1].subscription_id):
+        try:
+            await subscriptions.hold_fence(tx, filing.subscription_id, filing.epoch)
+        except Fenced:
+            continue
+        entries = [finding.entry for finding in filing.findings if finding.entry is not None]
+        settled = [
+            (finding.job.owed.issuer, finding.job.owed.key, finding.job.revision)
+            for finding in filing.findings
+            if finding.entry is None and finding.job.revision is not None
+        ]
+        await exceptions.put(tx, filing.subscription_id, entries)
+        await exceptions.settle(tx, filing.subscription_id, settled)
+        results[place] = True
+    return results
 
 
 def _oldest(worker: PushWorker | None) -> float | None:

@@ -132,9 +132,7 @@ class SubscriptionHandlers:
         return Answer(OK, envelope.success(ocpi_time(self._clock.now()), data))
 
 
-def register_operations(
-    party: PartyRequests, subscriptions: SubscriptionHandlers, objects: ObjectHandlers
-) -> None:
+def register_operations(party: PartyRequests, subscriptions: SubscriptionHandlers, objects: ObjectHandlers) -> None:
     """Serve chapter 3's operations; each with what a sender hears that may not speak (B15)."""
     party.register("", "POST", subscriptions.subscribe, SubscriberNotRecognized)
     party.register("update", "POST", objects.update, NotSubscribed)

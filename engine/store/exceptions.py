@@ -1,4 +1,4 @@
-"""What a subscription owes apart from its log: failed objects that wait, refused versions, and what was asked for again.
+"""What a subscription owes apart from its log: what failed and waits, what was refused, what was asked for again.
 
 One row for each (subscription, issuer, object). It holds the backoff, so it survives restarts and later
 lives. ``revision`` tells a worker whether a row is still the one that it read: whoever else touches a row
@@ -74,6 +74,8 @@ async def failing(tx: Tx, subscription_id: int, *, limit: int) -> list[Waiting]:
 async def by_keys(tx: Tx, subscription_id: int, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], Waiting]:
     """Look up rows by (issuer, key)."""
     wanted = set(keys)
+    if not wanted:
+        return {}
     rows = await tx.execute(
         select(*_COLUMNS).where(
             exceptions.c.subscription_id == subscription_id,
@@ -122,7 +124,9 @@ async def tally(tx: Tx, subscription_id: int, *, log: str, position: int) -> Tal
 
 async def any_rows(tx: Tx, subscription_id: int) -> bool:
     """Say whether there is any row at all, so that the common case need not look them up."""
-    rows = await tx.execute(select(exceptions.c.object_key).where(exceptions.c.subscription_id == subscription_id).limit(1))
+    rows = await tx.execute(
+        select(exceptions.c.object_key).where(exceptions.c.subscription_id == subscription_id).limit(1)
+    )
     return rows.first() is not None
 
 
@@ -159,7 +163,9 @@ def _row(subscription_id: int, entry: Waiting) -> dict[str, Any]:
 async def put(tx: Tx, subscription_id: int, entries: Sequence[Waiting]) -> None:
     """Write rows as given; a row that exists gets the next revision, a new one the revision of the entry."""
     if entries:
-        rows = sorted((_row(subscription_id, entry) for entry in entries), key=lambda row: (row["issuer"], row["object_key"]))
+        rows = sorted(
+            (_row(subscription_id, entry) for entry in entries), key=lambda row: (row["issuer"], row["object_key"])
+        )
         await tx.execute(_UPSERTS[tx.connection.dialect.name], rows)
 
 
@@ -221,7 +227,9 @@ async def drop(tx: Tx, subscription_id: int, issuer: str, key: str) -> bool:
     """Forget one row: the object is owed no more until it changes; says whether there was one."""
     result = await tx.execute(
         delete(exceptions).where(
-            exceptions.c.subscription_id == subscription_id, exceptions.c.issuer == issuer, exceptions.c.object_key == key
+            exceptions.c.subscription_id == subscription_id,
+            exceptions.c.issuer == issuer,
+            exceptions.c.object_key == key,
         )
     )
     return bool(result.rowcount)

@@ -10,7 +10,7 @@ import pytest
 
 from engine.peers.client import FailureKind, PeerFailure
 from engine.protocol.ids import PartyId
-from engine.registration.errors import NotFoundHere, PeerSaidNo, PeerUnreachable, Refused
+from engine.refusals import NotFoundHere, PeerSaidNo, PeerUnreachable, Refused
 from engine.store import parties as rows
 from engine.store import subscriptions
 from tests.support.registration import Node, Sent, connect, new_folder, running

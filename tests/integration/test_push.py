@@ -27,7 +27,12 @@ ISSUER = PartyId("BEBEC")
 SUCCESS = b'{"status_code":1000,"timestamp":"2026-01-01T00:00:00.000Z"}'
 TIMEOUT_S = 0.1
 SETTINGS = Replication(
-    window_min=8, watermark_save_s=0.02, booking_margin_s=0.05, heartbeat_s=0.2, probe_pause_max_s=0.05, stop_deadline_s=5
+    window_min=8,
+    watermark_save_s=0.02,
+    booking_margin_s=0.05,
+    heartbeat_s=0.2,
+    probe_pause_max_s=0.05,
+    stop_deadline_s=5,
 )
 
 
@@ -35,6 +40,7 @@ class Receiver:
     """Answers updates as a script of faults says."""
 
     def __init__(self, observer: Observer, *, seed: int, faulty: float) -> None:
+        """Begin with everything in order."""
         self.observer = observer
         self.random = random.Random(seed)
         self.faulty = faulty
@@ -42,9 +48,11 @@ class Receiver:
         self.rejects: set[str] = set()
 
     def timeout_s(self, _platform_id: int) -> float:
+        """Announce a request time-out."""
         return self.observer.timeout_s
 
     async def update(self, _platform_id: int, _path: str, body: bytes) -> Answered | Unanswered:
+        """Answer one update, or do not."""
         if self.down:
             return Unanswered("refused", None)
         loop = asyncio.get_running_loop()
@@ -72,11 +80,13 @@ class Producer:
     """One producing process: store, broker, workers; started and stopped like the real one."""
 
     def __init__(self, folder: Path, receiver: Receiver) -> None:
+        """Take a folder for the database."""
         self.url = f"sqlite+aiosqlite:///{folder / 'engine.sqlite'}"
         self.receiver = receiver
         self.clock = SystemClock()
 
     async def start(self) -> None:
+        """Start as a process does."""
         self.database = Database(self.url)
         await self.database.start()
         self.broker = EmbeddedBroker()
@@ -84,24 +94,30 @@ class Producer:
         self.announcer = Announcer(self.database, self.broker, Changes(), heartbeat_s=SETTINGS.heartbeat_s)
         await self.announcer.start()
         self.workers = Workers(
-            self.database, self.broker, self.receiver, self.clock, SETTINGS, parallelism_max=64  # type: ignore[arg-type]
+            self.database,
+            self.broker,
+            self.receiver,  # type: ignore[arg-type]
+            self.clock,
+            SETTINGS,
+            parallelism_max=64,
         )
         await self.workers.start()
 
     async def stop(self) -> None:
+        """Stop in order."""
         await self.workers.stop()
         await self.announcer.stop()
         await self.broker.stop()
         await self.database.stop()
 
     async def publish(self, *ids: str, version: int, payload: bytes = b"{}") -> None:
+        """Store a version of each object."""
         async with self.database.transaction() as tx:
-            changes = [
-                Change(ISSUED_HERE, "locations", ISSUER, object_key(i), i, version, 0, payload) for i in ids
-            ]
+            changes = [Change(ISSUED_HERE, "locations", ISSUER, object_key(i), i, version, 0, payload) for i in ids]
             await objects.store(tx, changes, received=False, now=self.clock.now())
 
     async def subscribe(self, parallelism_limit: int, retry_interval_s: float) -> int:
+        """Begin a subscription."""
         now = self.clock.now()
         async with self.database.transaction() as tx:
             await tx.execute(
@@ -117,6 +133,7 @@ class Producer:
         return subscription_id
 
     async def owed(self, subscription_id: int) -> int:
+        """Count what is owed."""
         async with self.database.reading() as tx:
             row = await subscriptions.outbound_by_id(tx, subscription_id)
             assert row is not None
@@ -125,11 +142,12 @@ class Producer:
     async def drained(self, subscription_id: int) -> None:
         """Wait until nothing is owed."""
         while await self.owed(subscription_id):
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # the log has no event for "nothing is owed"
 
 
 @asynccontextmanager
 async def producer(folder: Path, receiver: Receiver) -> AsyncIterator[Producer]:
+    """Run a producer, and stop it whatever happens."""
     made = Producer(folder, receiver)
     await migrate(made.url)
     await made.start()

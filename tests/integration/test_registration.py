@@ -13,7 +13,7 @@ import pytest
 
 from engine.peers.client import FailureKind, PeerFailure
 from engine.protocol.registration import offer_body
-from engine.registration.errors import NotFoundHere, PeerSaidNo, PeerUnreachable, Refused
+from engine.refusals import NotFoundHere, PeerSaidNo, PeerUnreachable, Refused
 from engine.registration.folder import make_folder
 from engine.settings import BadSettings, PlatformFolder
 from engine.store import platforms as rows

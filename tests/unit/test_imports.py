@@ -19,8 +19,9 @@ PACKAGES = ("engine", "brokers", "certs")
 
 LAYERS = [  # from the bottom up
     {"protocol"},
-    {"settings", "clock", "lifecycle", "logs", "samples"},
+    {"settings", "clock", "lifecycle", "logs", "samples", "faults", "refusals"},
     {"store", "peers"},
+    {"registration"},
     {"replication", "relay"},
     {"backoffice", "federation"},
     {"server"},

@@ -36,7 +36,7 @@ from engine.protocol.registration import (
 )
 from engine.protocol.transitions import IllegalTransition
 from engine.registration.errands import Errands, pause_s
-from engine.registration.errors import Refused
+from engine.refusals import Refused
 from engine.registration.parties import roles_of
 
 NEW, CONNECTING, CONNECTED, ENDED = PlatformState

@@ -10,8 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from certs.errors import CertificateError
-from engine.registration import errors as registration
-from engine.replication import errors as replication
+from engine.refusals import NotFoundHere, PeerSaidNo, PeerUnreachable, Refused
 from engine.store.database import StoreUnavailable
 
 _log = logging.getLogger(__name__)
@@ -49,13 +48,13 @@ def problem_of(error: Exception) -> Problem:
     match error:
         case Problem():
             return error
-        case registration.NotFoundHere() | replication.NotFoundHere():
+        case NotFoundHere():
             return refusal(404, error)
-        case registration.PeerSaidNo() | replication.PeerSaidNo():
+        case PeerSaidNo():
             return refusal(502, error, "the partner decides this; ask its operator, or look at `ocpi-engine state`")
-        case registration.PeerUnreachable() | replication.PeerUnreachable():
+        case PeerUnreachable():
             return refusal(504, error, "see `ocpi-engine state`; `ocpi-engine platforms` shows where we look for it")
-        case registration.Refused() | replication.Refused():
+        case Refused():
             return refusal(409, error)
         case CertificateError():
             return refusal(422, error)

@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from engine.protocol.ids import ModuleId, PartyId, object_key, party_id
 from engine.protocol.modules import all_modules
 from engine.protocol.modules import module as module_named
-from engine.replication.errors import NotFoundHere
+from engine.refusals import NotFoundHere
 from engine.replication.publishing import Publication, Published
 from engine.server.operator import models, wire
 from engine.server.operator.access import AnyCaller, Caller, Engine, operator_only, own_party

@@ -8,7 +8,7 @@ from typing import Annotated, TypedDict
 
 from fastapi import APIRouter, Path, Query
 
-from engine.replication.errors import NotFoundHere
+from engine.refusals import NotFoundHere
 from engine.server.operator import models
 from engine.server.operator.access import Engine
 from engine.server.operator.errors import Problem

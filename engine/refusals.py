@@ -1,4 +1,4 @@
-"""What can be wrong with something that an operator asks of registration."""
+"""What can be wrong with something that the back office or an operator asks of the engine."""
 
 
 class Refused(Exception):
@@ -12,10 +12,11 @@ class NotFoundHere(Refused):
 class PeerSaidNo(Refused):
     """The partner answered, and not with success."""
 
-    def __init__(self, http_status: int, status_code: int | None, message: str) -> None:
+    def __init__(self, http_status: int | None, status_code: int | None, message: str) -> None:
         self.http_status = http_status
         self.status_code = status_code
-        code = f"HTTP {http_status}" if status_code is None else f"HTTP {http_status}, status {status_code}"
+        codes = (("HTTP", http_status), ("status", status_code))
+        code = ", ".join(f"{name} {number}" for name, number in codes if number is not None)
         super().__init__(f"the partner answered {code}: {message or 'no message'}")
 
 
