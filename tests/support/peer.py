@@ -306,6 +306,12 @@ class Answer:
 # -- the peer -----------------------------------------------------------------------------------------------
 
 _numbers = itertools.count(1)
+_codes = ("".join(letters) for letters in itertools.product("ABCDEFGHJKLMNPQRSTUVWXYZ", repeat=3))
+
+
+def _code() -> str:
+    """Make the last three characters of a Party ID that no other test has."""
+    return next(_codes)
 
 
 class Peer:
@@ -603,7 +609,7 @@ class World:
 
     async def new_party(self, *roles: str) -> str:
         """Have the engine host another party, in these roles (``CPO`` if none)."""
-        party = f"BE{next(_numbers):03d}"
+        party = f"BE{_code()}"
         async with self.engine.api() as api:
             order = {"party_id": party, "roles": list(roles or ("CPO",))}
             (await api.post("/api/v1/parties", json=order)).raise_for_status()
@@ -613,12 +619,65 @@ class World:
         self, *parties: str, roles: Sequence[str] = (), hub: str | None = None, by_engine: bool = False
     ) -> Peer:
         """Register another partner that serves these parties, or one party if none is named."""
-        named = parties or (f"NL{next(_numbers):03d}",)
+        named = parties or (f"NL{_code()}",)
         peer = Peer(self.folder, parties=dict.fromkeys(named, roles), hub=hub)
         self._peers.append(peer)
         await peer.listen()
         await peer.register(self.engine, by_engine=by_engine)
         return peer
+
+    async def publish(
+        self, party: str, module: str, objects: Mapping[str, bytes], *, audience: Sequence[str] | None = None
+    ) -> dict[str, int]:
+        """Publish payloads by id, byte for byte; returns the versions that they got."""
+        shown = b"" if audience is None else b',"audience":%b' % json.dumps(audience).encode()
+        lines = (b'{"id":%b,"payload":%b%b}' % (json.dumps(i).encode(), p, shown) for i, p in objects.items())
+        answer = await self.api(
+            "POST",
+            f"/parties/{party}/objects/{module}",
+            content=b"\n".join(lines),
+            headers={"Content-Type": "application/x-ndjson"},
+        )
+        assert answer["refused"] == 0, answer
+        return {result["id"]: result["version"] for result in answer["results"]}
+
+    async def api(self, method: str, path: str, order: Any = None, **more: Any) -> Any:
+        """Ask the local API as the operator; expects success."""
+        async with self.engine.api() as api:
+            if order is not None:
+                more["json"] = order
+            answer = await api.request(method, f"/api/v1{path}", **more)
+            assert answer.is_success, answer.text
+            return answer.json() if answer.content else None
+
+    async def here(self, producer: str, module: str = "evsestatuses") -> dict[str, Any]:
+        """Show the one subscription of a partner to a party of ours, as the state endpoint has it."""
+        listed = (await self.engine.state())["subscriptions_here"]
+        (found,) = [one for one in listed if (one["producer"], one["module"]) == (producer, module)]
+        return dict(found)
+
+    async def ours(self, subscriber: str, module: str = "evsestatuses") -> dict[str, Any]:
+        """Show the one subscription of a party of ours, as the state endpoint has it."""
+        listed = (await self.engine.state())["subscriptions_of_ours"]
+        (found,) = [one for one in listed if (one["subscriber"], one["module"]) == (subscriber, module)]
+        return dict(found)
+
+    async def when_here(self, producer: str, **values: Any) -> dict[str, Any]:
+        """Wait until the one subscription to a party of ours shows these values."""
+        return await _when(lambda: self.here(producer), values)
+
+    async def when_ours(self, subscriber: str, **values: Any) -> dict[str, Any]:
+        """Wait until the one subscription of a party of ours shows these values."""
+        return await _when(lambda: self.ours(subscriber), values)
+
+    async def received(self, module: str, receiver: str) -> dict[str, tuple[int, bytes]]:
+        """Read what a party of ours received: version and payload by id."""
+        async with self.engine.api() as api:
+            answer = await api.get(f"/api/v1/received/{module}", params={"receiver": receiver, "limit": 1000})
+            assert answer.is_success, answer.text
+        page = msgspec.json.decode(answer.content, type=dict[str, msgspec.Raw])["objects"]
+        objects = msgspec.json.decode(page, type=list[dict[str, msgspec.Raw]])
+        return {json.loads(o["id"]): (json.loads(o["version"]), bytes(o["payload"])) for o in objects}
 
     async def stop_peers(self) -> None:
         """End the partners that were made since this was last called, and their connections."""
@@ -627,6 +686,18 @@ class World:
             for peer in peers:
                 await peer.stop()
                 await api.post(f"/api/v1/platforms/{peer.identity}/reset", json={})
+
+
+async def _when(look: Callable[[], Awaitable[dict[str, Any]]], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Look until these values are shown; nobody signals what the state endpoint would show."""
+    found: dict[str, Any] = {}
+    try:
+        async with asyncio.timeout(HEARD_WITHIN_S):
+            while (found := await look()) | dict(values) != found:
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"never {values}: {found}") from None
+    return found
 
 
 @asynccontextmanager
