@@ -3,20 +3,29 @@
 SQLite (the default) has one process and one writing connection; WAL and ``synchronous=FULL`` make a commit
 survive power loss. A transaction collects the log segments that it wrote and hands them on after the commit,
 so that what is announced is always what is stored.
+
+There are two ways to use it. ``transaction`` and ``reading`` are blocks with awaits in them. ``write`` and ``read``
+take the work as a function and, on SQLite, run all of it in one visit to a thread: a statement that is awaited by
+itself costs two changes of thread, more than most statements do. The hot paths use these.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeAlias, TypeVar
 
-from sqlalchemy import event, make_url
-from sqlalchemy.engine import Connection
+from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-READERS_MAX = 4  # a page of the local API, the state endpoint and two walks at a time; SQLite readers cost a file handle each
+T = TypeVar("T")
+
+READERS_MAX = (
+    4  # a page of the local API, the state endpoint and two walks at a time; SQLite readers cost a file handle each
+)
 CACHE_KIB = 16384  # the hot rows of 10 000 objects; more only helps larger scans
 
 
@@ -48,17 +57,84 @@ class Segment:
     audiences: tuple[str, ...] | None = None
 
 
+class Connected(Protocol):
+    """What a transaction needs of a connection."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """Which database it is."""
+        ...
+
+    async def execute(self, statement: Any, parameters: Any = None) -> Any:
+        """Run a statement."""
+        ...
+
+
 @dataclass(slots=True)
 class Tx:
     """A transaction: its connection, what it wrote to the logs, and what to do once it is committed."""
 
-    connection: AsyncConnection
+    connection: Connected
     segments: list[Segment] = field(default_factory=list)
     after_commit: list[Callable[[], None]] = field(default_factory=list)
 
     async def execute(self, statement: Any, parameters: Any = None) -> Any:
         """Run a statement; a list of parameter sets goes to the driver in one piece."""
         return await self.connection.execute(statement, parameters)
+
+
+Work: TypeAlias = Callable[[Tx], Coroutine[Any, Any, T]]
+"""What is done in a transaction. It may wait for the database and for nothing else."""
+
+
+class _InThread:
+    """A connection whose calls are done when they return, so that nothing is waited for."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.dialect = connection.dialect
+
+    async def execute(self, statement: Any, parameters: Any = None) -> Any:
+        return self._connection.execute(statement, parameters)
+
+
+class _Threads:
+    """SQLite by the driver's own calls, in threads of its own; ``visit`` does a whole transaction in one go."""
+
+    def __init__(self, url: Any, *, count: int, begin: str, autocheckpoint: int) -> None:
+        plain = url.set(drivername="sqlite")
+        self._engine: Engine = create_engine(plain, pool_size=count, max_overflow=0)
+        _prepare_sqlite(self._engine, begin=begin, autocheckpoint=autocheckpoint)
+        self._threads = ThreadPoolExecutor(count, "sqlite")
+
+    async def visit(self, work: Work[T]) -> tuple[T, Tx]:
+        """Do the work; a thread that has begun is waited for, also by who is cancelled meanwhile."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, self._do, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+
+    def _do(self, work: Work[T]) -> tuple[T, Tx]:
+        with _translated(), self._engine.begin() as connection:
+            tx = Tx(_InThread(connection))
+            return _finished(work(tx)), tx
+
+    def close(self) -> None:
+        self._threads.shutdown()
+        self._engine.dispose()
+
+
+def _finished(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    coroutine.close()
+    raise RuntimeError("work in a transaction waits for the database only")
 
 
 class Database:
@@ -71,6 +147,8 @@ class Database:
         self._writing = asyncio.Lock()
         self._writer: AsyncEngine | None = None
         self._readers: AsyncEngine | None = None
+        self._write_thread: _Threads | None = None
+        self._read_threads: _Threads | None = None
 
     @property
     def sqlite(self) -> bool:
@@ -82,12 +160,19 @@ class Database:
         self._writer = create_async_engine(self.url, pool_size=1, max_overflow=0)
         self._readers = create_async_engine(self.url, pool_size=READERS_MAX, max_overflow=0)
         if self.sqlite:
-            _prepare_sqlite(self._writer, begin="BEGIN IMMEDIATE", autocheckpoint=1000)
-            # Only one connection may checkpoint: SQLite before 3.51.3 can corrupt a WAL that two reset at once.
-            _prepare_sqlite(self._readers, begin="BEGIN", autocheckpoint=0)
+            # Only one connection at a time may checkpoint: SQLite before 3.51.3 can corrupt a WAL that two reset at
+            # once. Both writing connections do so in a commit, and a commit is made under the lock.
+            _prepare_sqlite(self._writer.sync_engine, begin="BEGIN IMMEDIATE", autocheckpoint=1000)
+            _prepare_sqlite(self._readers.sync_engine, begin="BEGIN", autocheckpoint=0)
+            self._write_thread = _Threads(self.url, count=1, begin="BEGIN IMMEDIATE", autocheckpoint=1000)
+            self._read_threads = _Threads(self.url, count=READERS_MAX, begin="BEGIN", autocheckpoint=0)
 
     async def stop(self) -> None:
         """Close all connections; the writer last, so that it checkpoints."""
+        for threads in (self._read_threads, self._write_thread):
+            if threads is not None:
+                threads.close()
+        self._read_threads = self._write_thread = None
         for engine in (self._readers, self._writer):
             if engine is not None:
                 await engine.dispose()
@@ -105,10 +190,26 @@ class Database:
                 async with self._writer.begin() as connection:
                     tx = Tx(connection)
                     yield tx
-            if tx.segments:
-                self.on_segments(tx.segments)
-            for act in tx.after_commit:
-                act()
+            self._committed(tx)
+
+    async def write(self, work: Work[T]) -> T:
+        """Do the work as one transaction and commit it; on SQLite in another thread, without a break.
+
+        The work may not touch what the event loop changes. Raises as ``transaction``.
+        """
+        if self._write_thread is None:
+            async with self.transaction() as tx:
+                return await work(tx)
+        async with self._writing:
+            result, tx = await self._write_thread.visit(work)
+            self._committed(tx)
+        return result
+
+    def _committed(self, tx: Tx) -> None:
+        if tx.segments:
+            self.on_segments(tx.segments)
+        for act in tx.after_commit:
+            act()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Tx]:
@@ -117,6 +218,13 @@ class Database:
         with _translated():
             async with self._readers.begin() as connection:
                 yield Tx(connection)
+
+    async def read(self, work: Work[T]) -> T:
+        """Do work that only reads one consistent snapshot; on SQLite in another thread, without a break."""
+        if self._read_threads is None:
+            async with self.reading() as tx:
+                return await work(tx)
+        return (await self._read_threads.visit(work))[0]
 
 
 @contextmanager
@@ -128,10 +236,10 @@ def _translated() -> Iterator[None]:
         raise StoreUnavailable(str(error.orig)) from error
 
 
-def _prepare_sqlite(engine: AsyncEngine, *, begin: str, autocheckpoint: int) -> None:
+def _prepare_sqlite(engine: Engine, *, begin: str, autocheckpoint: int) -> None:
     """Set the connection's pragmas, and begin transactions ourselves (the driver would begin them too late)."""
 
-    @event.listens_for(engine.sync_engine, "connect")
+    @event.listens_for(engine, "connect")
     def on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
         cursor = connection.cursor()
@@ -146,6 +254,6 @@ def _prepare_sqlite(engine: AsyncEngine, *, begin: str, autocheckpoint: int) -> 
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
-    @event.listens_for(engine.sync_engine, "begin")
+    @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
         connection.exec_driver_sql(begin)
