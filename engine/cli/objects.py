@@ -440,4 +440,4 @@ def reissue(
     if as_json:
         output.show(answer)
         return
-    output.done(f"{output.number(answer['count'])} objects have new versions and go out again")
+    output.done(f"new versions for {output.counted(answer['count'], 'object')}, which go out again")

@@ -205,6 +205,11 @@ def size(count: int) -> str:
     return f"{count / 1_000_000:.1f} MB"
 
 
+def counted(count: int, what: str) -> str:
+    """Write a number of things."""
+    return f"{number(count)} {what}{'' if count == 1 else 's'}"
+
+
 def number(count: float | None) -> str | None:
     """Write a number with its thousands apart."""
     if count is None:

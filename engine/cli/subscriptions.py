@@ -165,7 +165,7 @@ def retry_now(folder: Folder, subscription: Id, as_json: Json = False) -> None:
     if as_json:
         output.show(answer)
         return
-    output.done(f"{answer['count']} objects wait no longer")
+    output.done(f"{output.counted(answer['count'], 'object')} sent without waiting any longer")
 
 
 def failing(

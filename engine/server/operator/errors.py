@@ -103,8 +103,8 @@ def install(app: FastAPI) -> None:
 
     for kind in (
         Problem,
-        registration.Refused,
-        replication.Refused,
+        Refused,
+        CertificateError,
         StoreUnavailable,
         RequestValidationError,
         HTTPException,
