@@ -27,12 +27,18 @@ class Service(Protocol):
 
 
 class Background:
-    """One supervised task: ``run`` is called again when it fails, until it is stopped."""
+    """One supervised task: ``run`` is called again when it fails, until it is stopped.
 
-    def __init__(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+    ``expected`` are failures that say all in their message, and pass: they are logged without a trace.
+    """
+
+    def __init__(
+        self, name: str, run: Callable[[], Awaitable[None]], *, expected: tuple[type[Exception], ...] = ()
+    ) -> None:
         """Remember what to run; nothing runs before ``start``."""
         self._name = name
         self._run = run
+        self._expected = expected
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -52,6 +58,9 @@ class Background:
         while True:
             try:
                 await self._run()
+            except self._expected as error:
+                _log.warning("%s", error, extra={"action": "retry", "task": self._name})
+                await asyncio.sleep(RESTART_PAUSE_S)
             except Exception:  # noqa: BLE001 - whatever it was, the task has to run again
                 _log.exception("background task failed", extra={"action": "restart", "task": self._name})
                 await asyncio.sleep(RESTART_PAUSE_S)

@@ -15,7 +15,7 @@ from engine.protocol.modules import all_modules
 from engine.replication import segments
 from engine.replication.changes import Changes
 from engine.store import objects
-from engine.store.database import Database, Segment
+from engine.store.database import Database, Segment, StoreUnavailable
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Announcer:
         self._waiting: list[Segment] = []
         self._arrived = asyncio.Event()
         self._announcing = Background("announce", self._announce)
-        self._beating = Background("heartbeat", self._beat)
+        self._beating = Background("heartbeat", self._beat, expected=(StoreUnavailable,))
         self._logs = [module.id for module in all_modules()]
 
     async def start(self) -> None:

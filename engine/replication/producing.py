@@ -70,8 +70,8 @@ class Producing:
         self._notices_changed = asyncio.Event()
         self._telling: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._notifier = Background("cancellation notices", self._keep_telling)
-        self._overseer = Background("queue overflow", self._oversee)
+        self._notifier = Background("cancellation notices", self._keep_telling, expected=(StoreUnavailable,))
+        self._overseer = Background("queue overflow", self._oversee, expected=(StoreUnavailable,))
         workers.on_not_subscribed = self.unknown_to_receiver
 
     async def start(self) -> None:

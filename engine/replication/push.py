@@ -231,11 +231,13 @@ class PushWorker:
         await self._receiver.stop()
         await self._driver.stop()
         self.gate.forget(self)
-        if not self.live:
-            return True
         try:
-            await self._file()
-            await self._save(clean=not lingering)
+            if lingering:
+                async with self._shared.database.transaction() as tx:
+                    await subscriptions.hold(tx, self.subscription.id, self._now() + self._timeout_s())
+            if self.live:
+                await self._file()
+                await self._save()
         except (Fenced, StoreUnavailable):
             return False
         return True
@@ -876,7 +878,7 @@ class PushWorker:
             job.unfiled = False
             self._land(job)
 
-    async def _save(self, *, clean: bool = True) -> None:
+    async def _save(self) -> None:
         """Store how far it is; a crash repeats what was delivered after that."""
         self._save_at = self._now() + self._shared.settings.watermark_save_s
         watermark = self.watermark
@@ -885,8 +887,6 @@ class PushWorker:
             values["watermark"] = watermark
         if not self.subscription.caught_up and self._at_end():
             values["caught_up"] = True
-        if not clean:
-            values["hold_until"] = self._now() + self._timeout_s()
         if not values:
             return
         subscription = self.subscription

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from engine.clock import Clock, ocpi_time
+from engine.logs import security_counts
 from engine.protocol.subscriptions import InboundState, OutboundState
 from engine.registration.directory import Directory
 from engine.replication.accept import Accepting
@@ -75,6 +76,7 @@ class StateReport:
             "next_probe_at": None if pause_s is None else _time(now + pause_s),
             "tolerant": platform.tolerant,
             "warnings": dict(frequent),
+            "security_events": security_counts().get(platform.identity, {}),
             "last_error": platform.last_error,
         }
 

@@ -90,7 +90,7 @@ class Workers:
         self._workers: dict[int, PushWorker] = {}
         self._gates: dict[int, Gate] = {}
         self._background: set[asyncio.Task[None]] = set()
-        self._leasing = Background("lease", self._keep_lease)
+        self._leasing = Background("lease", self._keep_lease, expected=(StoreUnavailable,))
 
     async def start(self) -> None:
         """Take over all subscriptions, waiting out what an unclean end may have left under way."""
@@ -228,12 +228,9 @@ class Workers:
     async def _keep_lease(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_s / 3)
-            try:
-                async with self._database.transaction() as tx:
-                    until = self._clock.now() + self._settings.lease_s
-                    await processes.renew(tx, self.process_id, lease_until=until)
-            except StoreUnavailable as error:
-                _log.warning("the lease could not be renewed: %s", error, extra={"action": "store_unavailable"})
+            async with self._database.transaction() as tx:
+                until = self._clock.now() + self._settings.lease_s
+                await processes.renew(tx, self.process_id, lease_until=until)
 
 
 async def _file(tx: Tx, filings: Sequence[Filing]) -> list[bool]:

@@ -149,6 +149,11 @@ async def save_progress(tx: Tx, subscription_id: int, epoch: int, **values: Any)
         raise Fenced
 
 
+async def hold(tx: Tx, subscription_id: int, until: float) -> None:
+    """Send nothing before this, in whatever life: requests may be in progress (R.03.02.17)."""
+    await tx.execute(update(outbound).where(outbound.c.id == subscription_id).values(hold_until=until))
+
+
 async def hold_fence(tx: Tx, subscription_id: int, epoch: int) -> None:
     """Keep the epoch as it is until this transaction ends.
 
