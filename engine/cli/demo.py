@@ -71,7 +71,7 @@ def demo(
             emsp.stop()
             cpo.stop()
         if keep:
-            _how_to_go_on(stage, cpo, emsp)
+            _how_to_go_on(stage, cpo)
         output.say()
         if differences:
             raise Failure(f"{differences} objects differ between the two platforms", "this is a bug: please report it")
@@ -302,7 +302,7 @@ def _milliseconds(delays: list[float], share: float) -> str:
     return f"{delays[min(len(delays) - 1, int(share * len(delays)))] * 1000:.0f} ms"
 
 
-def _how_to_go_on(stage: "Stage", cpo: "Player", emsp: "Player") -> None:
+def _how_to_go_on(stage: "Stage", cpo: "Player") -> None:
     from engine.cli import output
 
     stage.step("Go on playing: everything is kept, and both platforms are stopped")
@@ -321,4 +321,3 @@ def _how_to_go_on(stage: "Stage", cpo: "Player", emsp: "Player") -> None:
     ):
         stage.tell(output.faint("  "), command)
     stage.tell(output.faint(f"when it is enough: rm -r {stage.folder}"))
-    _ = emsp
