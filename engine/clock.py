@@ -2,7 +2,10 @@
 
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from functools import lru_cache
+from typing import Final, Protocol
+
+MICRO: Final = 1_000_000
 
 
 class Clock(Protocol):
@@ -31,5 +34,11 @@ class SystemClock:
 
 def ocpi_time(seconds: float) -> str:
     """Write a point in time as OCPI's ``DateTime`` with three decimals (B26)."""
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+    whole, micro = divmod(round(seconds * MICRO), MICRO)
+    return f"{_second(whole)}.{micro // 1000:03d}Z"
+
+
+@lru_cache(maxsize=16)
+def _second(whole: int) -> str:
+    """Write a second; the one that is now is written thousands of times."""
+    return f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%dT%H:%M:%S}"

@@ -10,6 +10,7 @@ itself costs two changes of thread, more than most statements do. The hot paths 
 """
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -99,13 +100,18 @@ class _InThread:
 
 
 class _Threads:
-    """SQLite by the driver's own calls, in threads of its own; ``visit`` does a whole transaction in one go."""
+    """SQLite by the driver's own calls, in threads of its own; ``visit`` does a whole transaction in one go.
+
+    Each thread keeps its connection, since fetching one from a pool costs as much as a statement.
+    """
 
     def __init__(self, url: Any, *, count: int, begin: str, autocheckpoint: int) -> None:
         plain = url.set(drivername="sqlite")
         self._engine: Engine = create_engine(plain, pool_size=count, max_overflow=0)
         _prepare_sqlite(self._engine, begin=begin, autocheckpoint=autocheckpoint)
         self._threads = ThreadPoolExecutor(count, "sqlite")
+        self._own = threading.local()
+        self._open: set[Connection] = set()
 
     async def visit(self, work: Work[T]) -> tuple[T, Tx]:
         """Do the work; a thread that has begun is waited for, also by who is cancelled meanwhile."""
@@ -117,12 +123,26 @@ class _Threads:
             raise
 
     def _do(self, work: Work[T]) -> tuple[T, Tx]:
-        with _translated(), self._engine.begin() as connection:
-            tx = Tx(_InThread(connection))
-            return _finished(work(tx)), tx
+        with _translated():
+            connection: Connection | None = getattr(self._own, "connection", None)
+            if connection is None:
+                connection = self._own.connection = self._engine.connect()
+                self._open.add(connection)
+            try:
+                with connection.begin():
+                    tx = Tx(_InThread(connection))
+                    return _finished(work(tx)), tx
+            except OperationalError:
+                # In what state it is after that nobody knows for certain: the next visit opens another.
+                self._own.connection = None
+                self._open.discard(connection)
+                connection.close()
+                raise
 
     def close(self) -> None:
         self._threads.shutdown()
+        for connection in self._open:
+            connection.close()
         self._engine.dispose()
 
 
@@ -184,7 +204,8 @@ class Database:
 
         Raises ``StoreUnavailable`` when the database refuses for a reason that lies outside the data.
         """
-        assert self._writer is not None, "the database is not started"
+        if self._writer is None:
+            raise StoreUnavailable("the database is not started")
         async with self._writing:
             with _translated():
                 async with self._writer.begin() as connection:
@@ -214,7 +235,8 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Tx]:
         """Read one consistent snapshot; nothing can be written."""
-        assert self._readers is not None, "the database is not started"
+        if self._readers is None:
+            raise StoreUnavailable("the database is not started")
         with _translated():
             async with self._readers.begin() as connection:
                 yield Tx(connection)

@@ -95,11 +95,17 @@ async def last_number(tx: Tx, log: str) -> int:
     return int(result.scalar() or 0)
 
 
+_TAKE_NUMBERS = (
+    update(logs)
+    .where(logs.c.name == bindparam("log"))
+    .values(last_seq=logs.c.last_seq + bindparam("count"))
+    .returning(logs.c.last_seq)
+)
+
+
 async def _take_numbers(tx: Tx, log: str, count: int, now: float) -> int:
     """Take the next ``count`` numbers of a log and return the one before them."""
-    taken = await tx.execute(
-        update(logs).where(logs.c.name == log).values(last_seq=logs.c.last_seq + count).returning(logs.c.last_seq)
-    )
+    taken = await tx.execute(_TAKE_NUMBERS, {"log": log, "count": count})
     last = taken.scalar()
     if last is None:
         last = max(0, int((now - VERSION_EPOCH_S) * LOG_NUMBERS_PER_S)) + count
@@ -202,7 +208,14 @@ async def store(tx: Tx, changes: Sequence[Change], *, received: bool, now: float
         tx.segments.append(Segment(log, start, start + len(batch), pointers))
 
 
-_OWED = (objects.c.issuer, objects.c.object_key, objects.c.object_id, objects.c.version, objects.c.seq, objects.c.payload)
+_OWED = (
+    objects.c.issuer,
+    objects.c.object_key,
+    objects.c.object_id,
+    objects.c.version,
+    objects.c.seq,
+    objects.c.payload,
+)
 
 
 def _visible(producer: str, subscriber: str) -> tuple[ColumnElement[bool], ...]:
@@ -240,9 +253,7 @@ async def newest(tx: Tx, module: str, *, producer: str, subscriber: str, keys: S
 async def by_id(tx: Tx, module: str, *, producer: str, subscriber: str, key: str) -> list[Owed]:
     """Find an object by id alone, of every issuer visible (B35)."""
     rows = await tx.execute(
-        select(*_OWED).where(
-            objects.c.module == module, objects.c.object_key == key, *_visible(producer, subscriber)
-        )
+        select(*_OWED).where(objects.c.module == module, objects.c.object_key == key, *_visible(producer, subscriber))
     )
     return [Owed(*row) for row in rows]
 
@@ -258,7 +269,9 @@ async def count_after(tx: Tx, log: str, *, producer: str, subscriber: str, after
     return int(count), oldest
 
 
-async def reissuable(tx: Tx, *, party: str | None, module: str | None, after: int, limit: int) -> list[tuple[int, Change]]:
+async def reissuable(
+    tx: Tx, *, party: str | None, module: str | None, after: int, limit: int
+) -> list[tuple[int, Change]]:
     """Read objects issued here in the order of their row numbers, for giving each a new version."""
     statement = select(
         objects.c.pk,
@@ -276,7 +289,20 @@ async def reissuable(tx: Tx, *, party: str | None, module: str | None, after: in
         statement = statement.where(objects.c.module == module)
     rows = await tx.execute(statement.order_by(objects.c.pk).limit(limit))
     return [
-        (row.pk, Change(ISSUED_HERE, row.module, row.issuer, row.object_key, row.object_id, row.version, 0, row.payload, row.audience))
+        (
+            row.pk,
+            Change(
+                ISSUED_HERE,
+                row.module,
+                row.issuer,
+                row.object_key,
+                row.object_id,
+                row.version,
+                0,
+                row.payload,
+                row.audience,
+            ),
+        )
         for row in rows
     ]
 
@@ -285,7 +311,9 @@ async def count_by_module(tx: Tx, *, received: bool) -> dict[tuple[str, str], in
     """Count objects by (module, issuer)."""
     source = objects.c.source_id != ISSUED_HERE if received else objects.c.source_id == ISSUED_HERE
     rows = await tx.execute(
-        select(objects.c.module, objects.c.issuer, func.count()).where(source).group_by(objects.c.module, objects.c.issuer)
+        select(objects.c.module, objects.c.issuer, func.count())
+        .where(source)
+        .group_by(objects.c.module, objects.c.issuer)
     )
     return {(module, issuer): count for module, issuer, count in rows}
 
@@ -325,7 +353,11 @@ async def page(
     An object that changes moves to the end, so a reader that goes on sees it again, never misses it.
     """
     statement = _STORED.where(objects.c.log == log_name(module, received=received), objects.c.seq > after)
-    for column, wanted in ((objects.c.issuer, issuer), (inbound.c.platform_id, platform_id), (inbound.c.subscriber, subscriber)):
+    for column, wanted in (
+        (objects.c.issuer, issuer),
+        (inbound.c.platform_id, platform_id),
+        (inbound.c.subscriber, subscriber),
+    ):
         if wanted is not None:
             statement = statement.where(column == wanted)
     return [_stored(row) for row in await tx.execute(statement.order_by(objects.c.seq).limit(limit))]
@@ -346,11 +378,18 @@ async def one(
 def _stored(row: Any) -> StoredObject:
     audience = None if row.audience is None else tuple(party for party in row.audience.split(",") if party)
     return StoredObject(
-        row.module, row.issuer, row.object_id, row.version, row.seq, audience, row.stored_at, row.payload, row.identity, row.subscriber
+        row.module,
+        row.issuer,
+        row.object_id,
+        row.version,
+        row.seq,
+        audience,
+        row.stored_at,
+        row.payload,
+        row.identity,
+        row.subscriber,
     )
 
 
 def _parts(keys: Sequence[str]) -> Iterable[Sequence[str]]:
     return (keys[start : start + KEYS_MAX] for start in range(0, len(keys), KEYS_MAX))
-
-

@@ -8,7 +8,7 @@ conditional on the epoch that the owner read.
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import Table, and_, select, update
+from sqlalchemy import Table, and_, bindparam, select, update
 
 from engine.store.database import Tx
 from engine.store.tables import inbound, outbound, platforms
@@ -166,9 +166,12 @@ async def hold_fence(tx: Tx, subscription_id: int, epoch: int) -> None:
         raise Fenced
 
 
+_INBOUND_BY_ID = _INBOUND.where(inbound.c.id == bindparam("wanted"))
+
+
 async def inbound_by_id(tx: Tx, subscription_id: int) -> InboundSubscription | None:
     """Read a subscription of ours."""
-    row = (await tx.execute(_INBOUND.where(inbound.c.id == subscription_id))).first()
+    row = (await tx.execute(_INBOUND_BY_ID, {"wanted": subscription_id})).first()
     return None if row is None else InboundSubscription(*row)
 
 
