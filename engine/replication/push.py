@@ -9,10 +9,9 @@
          ▲                                                                        ▼
          └───────── failed, rejected ◀──── unfiled ◀──── delivered │ failed │ rejected │ 6002
 
-*Position* is how far the log was read without a gap; a segment that begins there carries it on, any other one
-means a walk. *Outstanding* holds the numbers that were read and are not done; the watermark is just below the
-first of them. An object that fails leaves outstanding only once its exception is stored, so a crash forgets
-nothing. Only this worker changes its subscription's progress; lanes report to it.
+What was read and what became of it is the ledger's business (``ledger.py``). An object that fails leaves it only once
+its exception is stored, so a crash forgets nothing. Only this worker changes its subscription's progress; lanes report
+to it.
 
 P4 lives here. ``flights`` reserves an object from the moment that it is sent until its outcome is filed and the
 request is no longer in progress; a lane is a slot, and holds it by R.03.02.17's letter: until the answer, or until
@@ -24,9 +23,8 @@ flights. A success of an earlier life does not count.
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import msgspec
@@ -39,6 +37,7 @@ from engine.protocol.objects import update_body
 from engine.protocol.subscriptions import OutboundState, backoff_s
 from engine.replication import segments
 from engine.replication.gate import Gate
+from engine.replication.ledger import Job, Key, Ledger, MakeJob
 from engine.replication.outcome import Outcome, Result
 from engine.settings import Replication
 from engine.store import exceptions, objects, subscriptions
@@ -49,10 +48,7 @@ from engine.store.subscriptions import Fenced, OutboundSubscription
 
 _log = logging.getLogger(__name__)
 
-Key = tuple[str, str]
-
 INBOX_MAX: Final = 256  # segments waiting to be read; beyond that a walk is cheaper
-POINTERS_MAX: Final = 1024  # pointers waiting to be read; beyond that a walk is cheaper
 TAKE_MAX: Final = 64  # segments taken from the broker at once
 STORE_PAUSE_S: Final = 1.0  # between attempts to use a store or broker that is out of order
 QUIET_S: Final = 3600.0  # a worker with nothing to do looks around this often
@@ -76,30 +72,6 @@ class Sender(Protocol):
     def timeout_s(self, platform_id: int) -> float:
         """Return the receiver's request time-out."""
         ...
-
-
-@dataclass(slots=True)
-class Job:
-    """One object on its way out. ``seqs`` are the log numbers that it settles."""
-
-    owed: Owed
-    attempts: int
-    first_failed_at: float | None
-    revision: int | None  # of the exception row that was read with the object
-    since: float  # when it became due, seconds since the epoch
-    generation: int
-    life: int
-    booked_at: float | None = None
-    seqs: list[int] = field(default_factory=list)
-    again: list[int] = field(default_factory=list)  # numbers of changes that came while it was in flight
-    in_progress: bool = True
-    concluded: bool = False  # whether an attempt was made, whatever came of it
-    unfiled: bool = False
-
-    @property
-    def key(self) -> Key:
-        """Identify the object."""
-        return (self.owed.issuer, self.owed.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +103,6 @@ class Filer(Protocol):
 class Progress:
     """What the state endpoint shows of a worker."""
 
-    position: int
-    watermark: int
-    outstanding: int
     in_flight: int
     last_error: str | None
     last_error_at: float | None
@@ -180,16 +149,9 @@ class PushWorker:
         self._path = shared.path(subscription)
         self._on_not_subscribed = on_not_subscribed
 
-        self._position = self._saved = subscription.watermark
-        self._behind = True  # whether the log holds more than the segments showed
-        self._outstanding: OrderedDict[int, None] = OrderedDict()
-        self._pointers: OrderedDict[Key, list[int]] = OrderedDict()
-        self._loading: dict[Key, list[int]] = {}
-        self._ready: OrderedDict[Key, Job] = OrderedDict()
-        self._flights: dict[Key, Job] = {}
-        self._ahead: dict[Key, int] = {}  # objects that were read at a number beyond the position
+        self._ledger = Ledger(subscription.watermark)
+        self._saved = subscription.watermark
         self._unfiled: list[Finding] = []
-        self._generation = 0
         self._lanes: set[asyncio.Task[None]] = set()
         self._booking = 0  # slots kept for retries that are being booked
         self._gated = False  # whether the gate will say when to go on
@@ -275,40 +237,18 @@ class PushWorker:
         return self.subscription.state == OutboundState.LIVE
 
     @property
-    def watermark(self) -> int:
-        """Every visible change up to here is delivered or stored as an exception."""
-        first = next(iter(self._outstanding), None)
-        return self._position if first is None else first - 1
-
-    @property
     def backlogged(self) -> bool:
         """Whether something may be owed; False only when nothing is."""
-        return self._behind or self._rows or bool(self._outstanding) or bool(self._inbox)
+        return self._ledger.behind or self._rows or self._ledger.outstanding > 0 or bool(self._inbox)
 
     @property
-    def reserved(self) -> list[Key]:
-        """Objects that were read from the log and are not done."""
-        if not self._outstanding:
-            return []
-        return [
-            *self._pointers,
-            *self._loading,
-            *self._ready,
-            *(key for key, job in self._flights.items() if job.seqs or job.again),
-        ]
-
-    def oldest_since(self) -> float | None:
-        """When the oldest object that was read and is not done was read."""
-        times = [job.since for job in self._flights.values()]
-        times.extend(job.since for job in list(self._ready.values())[:1])
-        return min(times, default=None)
+    def ledger(self) -> Ledger:
+        """What was read and is not done, for counting what is owed."""
+        return self._ledger
 
     def progress(self) -> Progress:
         """Say how far it is."""
         return Progress(
-            self._position,
-            self.watermark,
-            len(self._outstanding),
             len(self._lanes),
             self._last_error,
             self._last_error_at,
@@ -320,7 +260,7 @@ class PushWorker:
 
     def due_at(self) -> float:
         """When its next request was due, for the gate to let the earliest in first."""
-        first = next(iter(self._ready.values()), None)
+        first = next(iter(self._ledger.ready.values()), None)
         return self._next_due_at if first is None else first.since
 
     def admitted(self) -> None:
@@ -341,7 +281,7 @@ class PushWorker:
             except StoreUnavailable as error:
                 self._note_error(f"the store is out of order: {error}")
                 await asyncio.sleep(STORE_PAUSE_S)
-                self._wake.set()
+                self.changed()
             await self._sleep()
 
     async def _turn(self) -> None:
@@ -354,10 +294,10 @@ class PushWorker:
         self._digest()
         if self._rows and not self._gated and self._now() >= self._next_due_at and self._free_slots() > 0:
             await self._retry()
-        if len(self._ready) < self._window // 2:
-            if self._pointers:
+        if len(self._ledger.ready) < self._window // 2:
+            if self._ledger.pointers:
                 await self._load()
-            elif self._behind:
+            elif self._ledger.behind:
                 await self._walk()
         if self._now() >= self._save_at or (not self.subscription.caught_up and self._at_end()):
             await self._save()
@@ -382,10 +322,10 @@ class PushWorker:
         if self.live:
             hold_until = self.subscription.hold_until
             slots = self._parallelism - len(self._lanes) - self._booking
-            if slots > 0 and not self._gated and (self._rows or self._ready):
-                due_at = now if self._ready and now < hold_until else self._next_due_at
+            if slots > 0 and not self._gated and (self._rows or self._ledger.ready):
+                due_at = now if self._ledger.ready and now < hold_until else self._next_due_at
                 times.append(max(due_at, hold_until))
-            if self._saved != self.watermark:
+            if self._saved != self._ledger.watermark:
                 times.append(self._save_at)
         return min(times)
 
@@ -401,7 +341,7 @@ class PushWorker:
         return min(self.subscription.parallelism_limit, self._shared.parallelism_max)
 
     def _at_end(self) -> bool:
-        return self.watermark >= self.subscription.catch_up_to
+        return self._ledger.watermark >= self.subscription.catch_up_to
 
     def _abandon(self) -> None:
         """Forget what was found out for a subscription that is over."""
@@ -421,14 +361,8 @@ class PushWorker:
         if row.epoch != self.subscription.epoch:
             self.subscription = row
             self._path = self._shared.path(row)
-            self._generation += 1
-            self._position = self._saved = row.watermark
-            self._behind = True
-            for forgotten in (self._outstanding, self._pointers, self._ready, self._ahead):
-                forgotten.clear()
-            for job in self._flights.values():
-                job.again.clear()
-                job.seqs.clear()
+            self._saved = row.watermark
+            self._ledger.begin_again(row.watermark)
         await self._follow_queue()
         self._confirmed_epoch = row.epoch
         waiting, self._confirmations = self._confirmations, []
@@ -452,7 +386,7 @@ class PushWorker:
         if wanted is not None:
             await self._shared.broker.ensure(wanted, [self.subscription.module])
             self._queue = wanted
-            self._behind = True
+            self._ledger.behind = True
             self._queue_made.set()
 
     async def _receive(self) -> None:
@@ -481,7 +415,7 @@ class PushWorker:
     def _lost(self) -> None:
         """Read the log instead of segments."""
         self._inbox.clear()
-        self._behind = True
+        self._ledger.behind = True
         self.changed()
 
     def _digest(self) -> None:
@@ -489,54 +423,14 @@ class PushWorker:
         inbox, self._inbox = self._inbox, []
         for data in inbox:
             try:
-                stretch = segments.decode(data)
+                self._ledger.follow(segments.decode(data), self.subscription.producer)
             except msgspec.MsgspecError:
-                self._behind = True
-                continue
-            if self._behind or stretch.end <= self._position:
-                continue
-            if stretch.start > self._position or len(self._pointers) > POINTERS_MAX:
-                self._behind = True
-                continue
-            for issuer, key, seq in stretch.pointers:
-                if issuer == self.subscription.producer and seq > self._position:
-                    self._point((issuer, key), seq)
-            self._advance(stretch.end)
-
-    def _advance(self, position: int) -> None:
-        self._position = max(self._position, position)
-        if self._ahead:
-            self._ahead = {key: seq for key, seq in self._ahead.items() if seq > self._position}
-
-    def _point(self, key: Key, seq: int) -> None:
-        """Note that a change is to be read, unless what was read already is as new."""
-        if self._claimed(key, seq):
-            return
-        ready = self._ready.pop(key, None)  # read again: at push time the newest version is sent
-        seqs = self._pointers.setdefault(key, [])
-        seqs.extend([seq] if ready is None else [*ready.seqs, seq])
-        self._outstanding[seq] = None
-
-    def _claimed(self, key: Key, seq: int) -> bool:
-        """Hang a change on the job that carries its object already; say whether nothing else is to be done."""
-        flight = self._flights.get(key)
-        job = flight or self._ready.get(key)
-        if job is not None and job.owed.seq >= seq and job.generation == self._generation:
-            job.seqs.append(seq)
-        elif flight is not None:
-            flight.again.append(seq)
-        else:
-            done = self._ahead.get(key, 0) >= seq
-            if done:
-                self._forget([seq])
-            return done
-        self._outstanding[seq] = None
-        return True
+                self._ledger.behind = True
 
     async def _walk(self) -> None:
         """Read the next page of the log from the position: snapshot, resync and catch-up alike."""
-        subscription, generation, limit = self.subscription, self._generation, self._window
-        after, with_rows = self._position, self._rows
+        subscription, generation, limit = self.subscription, self._ledger.generation, self._window
+        after, with_rows = self._ledger.position, self._rows
 
         async def read(tx: Tx) -> tuple[list[Owed], int, dict[Key, Waiting]]:
             page = await objects.walk(
@@ -552,80 +446,57 @@ class PushWorker:
             return page, end, await exceptions.by_keys(tx, subscription.id, keys)
 
         page, end, rows = await self._shared.database.read(read)
-        full = len(page) == limit
-        if generation != self._generation:
+        if generation != self._ledger.generation:
             return
-        for owed in page:
-            key = (owed.issuer, owed.key)
-            if not self._claimed(key, owed.seq) and self._enqueue(owed, rows.get(key), [owed.seq]):
-                self._outstanding[owed.seq] = None
-        self._advance(end)
-        self._behind = full
-        if full:
+        self._ledger.page(page, end=end, more=len(page) == limit, make=self._maker(rows))
+        if self._ledger.behind:
             self._wake.set()
         faults.passing("push.read")
 
     async def _load(self) -> None:
         """Read the objects that pointers point to, as they are now."""
-        subscription, generation = self.subscription, self._generation
-        taken = dict(self._pointers.popitem(last=False) for _ in range(min(self._window, len(self._pointers))))
-        keys, with_rows = list(taken), self._rows
+        subscription, generation = self.subscription, self._ledger.generation
+        keys, with_rows = self._ledger.take_pointers(self._window), self._rows
 
         async def read(tx: Tx) -> tuple[list[Owed], dict[Key, Waiting]]:
             found = await objects.newest(
-                tx,
-                subscription.module,
-                producer=subscription.producer,
-                subscriber=subscription.subscriber,
-                keys=keys,
+                tx, subscription.module, producer=subscription.producer, subscriber=subscription.subscriber, keys=keys
             )
             return found, await exceptions.by_keys(tx, subscription.id, keys if with_rows else [])
 
-        self._loading = taken
         try:
             found, rows = await self._shared.database.read(read)
         except BaseException:
-            if generation == self._generation:
-                for key, seqs in taken.items():
-                    self._pointers.setdefault(key, []).extend(seqs)
+            self._ledger.not_loaded(generation)
             raise
-        finally:
-            self._loading = {}
-        if generation != self._generation:
+        if generation != self._ledger.generation:
+            self._ledger.not_loaded(generation)
             return
-        newest = {(owed.issuer, owed.key): owed for owed in found}
-        for key, seqs in taken.items():
-            owed = newest.get(key)
-            open_seqs = [seq for seq in seqs if not self._claimed(key, seq)]
-            if open_seqs and (owed is None or not self._enqueue(owed, rows.get(key), open_seqs)):
-                self._forget(open_seqs)
-            if owed is not None and owed.seq > self._position:
-                self._ahead[key] = owed.seq
-        if self._pointers:
+        self._ledger.loaded(found, self._maker(rows))
+        if self._ledger.pointers:
             self._wake.set()
         faults.passing("push.read")
 
-    def _enqueue(self, owed: Owed, row: Waiting | None, seqs: list[int]) -> bool:
-        """Make an object ready, unless its exception row takes care of this very version."""
-        if row is not None and row.version == owed.version and (row.rejected or row.attempts):
-            return False
-        key = (owed.issuer, owed.key)
-        older = self._ready.pop(key, None)
-        self._ready[key] = Job(
-            owed,
-            attempts=int(owed.seq <= self.subscription.attempted_to),
-            first_failed_at=None if row is None else row.first_failed_at,
-            revision=None if row is None else row.revision,
-            since=self._now(),
-            generation=self._generation,
-            life=self.subscription.life,
-            seqs=seqs if older is None else [*older.seqs, *seqs],
-        )
-        return True
+    def _maker(self, rows: dict[Key, Waiting]) -> MakeJob:
+        """Make first attempts of what was read, but for versions that wait or were refused already."""
+        subscription, generation, now = self.subscription, self._ledger.generation, self._now()
 
-    def _forget(self, seqs: Sequence[int]) -> None:
-        for seq in seqs:
-            self._outstanding.pop(seq, None)
+        def make(owed: Owed, seqs: list[int]) -> Job | None:
+            row = rows.get((owed.issuer, owed.key))
+            if row is not None and row.version == owed.version and (row.rejected or row.attempts):
+                return None
+            return Job(
+                owed,
+                attempts=int(owed.seq <= subscription.attempted_to),
+                first_failed_at=None if row is None else row.first_failed_at,
+                revision=None if row is None else row.revision,
+                since=now,
+                generation=generation,
+                life=subscription.life,
+                seqs=seqs,
+            )
+
+        return make
 
     # -- retrying -----------------------------------------------------------------------------------------
 
@@ -634,11 +505,10 @@ class PushWorker:
         subscription, now = self.subscription, self._now()
         slots = self._free_slots()
         async with self._shared.database.reading() as tx:
-            known = len(self._flights) + len(self._ready) + len(self._pointers)
+            known = self._ledger.busy
             upcoming = await exceptions.due(tx, subscription.id, limit=slots + known + 1)
             self._rows = bool(upcoming) or await exceptions.any_rows(tx, subscription.id)
-        underway = self._flights.keys() | self._ready.keys() | self._pointers.keys()
-        waiting = [row for row in upcoming if (row.issuer, row.key) not in underway]
+        waiting = [row for row in upcoming if not self._ledger.underway((row.issuer, row.key))]
         ripe = [row for row in waiting if row.due_at <= now][:slots]
         later = [row.due_at for row in waiting if row.due_at > now]
         places = 0
@@ -654,7 +524,7 @@ class PushWorker:
                 jobs = await self._book(ripe[:places], now)
         finally:
             self._booking -= places
-            if jobs and jobs[0].generation != self._generation:
+            if jobs and jobs[0].generation != self._ledger.generation:
                 jobs = []
             for job in jobs:
                 self._launch(job)
@@ -663,7 +533,7 @@ class PushWorker:
 
     async def _book(self, ripe: Sequence[Waiting], now: float) -> list[Job]:
         """Count the attempts before they are made, so that a crash does not forget them."""
-        subscription, generation = self.subscription, self._generation
+        subscription, generation = self.subscription, self._ledger.generation
         keys = [(row.issuer, row.key) for row in ripe]
         jobs: list[Job] = []
         bookings: list[Waiting] = []
@@ -709,13 +579,12 @@ class PushWorker:
 
     def _pump(self) -> None:
         """Start lanes for what is ready, as far as slots and gate allow."""
-        while self._ready and self._free_slots() > 0 and self._enter_gate():
-            self._launch(self._ready.popitem(last=False)[1])
+        while self._ledger.ready and self._free_slots() > 0 and self._enter_gate():
+            self._launch()
 
-    def _launch(self, job: Job) -> None:
+    def _launch(self, job: Job | None = None) -> None:
         """Begin a lane in a free slot, with a place at the gate already taken."""
-        self._flights[job.key] = job
-        lane = asyncio.create_task(self._lane(job))
+        lane = asyncio.create_task(self._lane(self._ledger.launch(job)))
         self._lanes.add(lane)
         lane.add_done_callback(self._lane_ended)
 
@@ -735,16 +604,15 @@ class PushWorker:
                 job.in_progress = False
                 self._land(job)
                 self._leave_gate(up=up, began=began)
-            if len(self._ready) <= self._window // 2 or self._unfiled:
+            if len(self._ledger.ready) <= self._window // 2 or self._unfiled:
                 self._wake.set()
             if not self._goes_on() or not self._enter_gate():
                 return
-            job = self._ready.popitem(last=False)[1]
-            self._flights[job.key] = job
+            job = self._ledger.launch()
 
     def _goes_on(self) -> bool:
         """Say whether a lane may take the next ready object; its own slot counts as taken already."""
-        if not self._ready or not self._sending() or len(self._lanes) + self._booking > self._parallelism:
+        if not self._ledger.ready or not self._sending() or len(self._lanes) + self._booking > self._parallelism:
             return False
         return not (self._rows and self._now() >= self._next_due_at)  # a retry that is due comes first
 
@@ -787,7 +655,7 @@ class PushWorker:
             if job.life != self.subscription.life:
                 return  # a success of an earlier life does not count
             if job.revision is None:
-                self._forget(job.seqs)
+                self._ledger.done(job)
             else:
                 self._find(job, None)
         elif result.outcome is Outcome.NOT_SUBSCRIBED and self._receiver_ended(job, sent_at):
@@ -838,15 +706,11 @@ class PushWorker:
 
     def _land(self, job: Job) -> None:
         """Release an object whose outcome is filed and whose request is over; what changed meanwhile is read now."""
-        if job.in_progress or job.unfiled or self._flights.get(job.key) is not job:
+        if not self._ledger.land(job, life=self.subscription.life):
             return
-        del self._flights[job.key]
         if self._rows:
             self._next_due_at = 0.0  # its row, if it has one, may be due by now
-        current = job.concluded and job.life == self.subscription.life and job.generation == self._generation
-        changes = job.again if current else [*job.seqs, *job.again]
-        if changes:
-            self._pointers.setdefault(job.key, []).extend(changes)
+        if self._ledger.pointers:
             self._wake.set()
 
     # -- filing -------------------------------------------------------------------------------------------
@@ -872,16 +736,14 @@ class PushWorker:
         faults.passing("push.filed")
         self._rows, self._next_due_at = True, 0.0
         for finding in findings:
-            job = finding.job
-            if job.generation == self._generation:
-                self._forget(job.seqs)
-            job.unfiled = False
-            self._land(job)
+            self._ledger.done(finding.job)
+            finding.job.unfiled = False
+            self._land(finding.job)
 
     async def _save(self) -> None:
         """Store how far it is; a crash repeats what was delivered after that."""
         self._save_at = self._now() + self._shared.settings.watermark_save_s
-        watermark = self.watermark
+        watermark = self._ledger.watermark
         values: dict[str, object] = {}
         if watermark != self._saved:
             values["watermark"] = watermark

@@ -21,6 +21,7 @@ from engine.protocol.ids import PartyId
 from engine.protocol.subscriptions import OutboundState
 from engine.replication.batches import Batches
 from engine.replication.gate import Gate
+from engine.replication.ledger import Key
 from engine.replication.outcome import Outcome, Result, of_answer
 from engine.replication.push import Attempt, Filing, PushWorker, Surroundings
 from engine.settings import Replication
@@ -203,16 +204,17 @@ class Workers:
     async def debt(self, tx: Tx, row: OutboundSubscription) -> Debt:
         """Count the objects owed, from the log: unread ones, ones being sent, and ones that wait."""
         worker = self._workers.get(row.id)
-        position = row.watermark if worker is None else worker.progress().position
-        reserved = [] if worker is None else worker.reserved
+        position = row.watermark if worker is None else worker.ledger.position
+        reserved: set[Key] = set() if worker is None else worker.ledger.reserved()
         unread, oldest = await objects.count_after(
             tx, row.module, producer=row.producer, subscriber=row.subscriber, after=position
         )
         tally = await exceptions.tally(tx, row.id, log=row.module, position=position)
         twice = len(await exceptions.by_keys(tx, row.id, reserved)) if reserved and tally.waiting else 0
-        ages = [age for age in (oldest, tally.first_failed_at, _oldest(worker)) if age is not None]
+        oldest_read = None if worker is None else worker.ledger.oldest_since()
+        ages = [age for age in (oldest, tally.first_failed_at, oldest_read) if age is not None]
         return Debt(
-            unread + len(set(reserved)) + tally.waiting - twice,
+            unread + len(reserved) + tally.waiting - twice,
             min(ages, default=None),
             tally.waiting,
             tally.rejected,
@@ -250,10 +252,6 @@ async def _file(tx: Tx, filings: Sequence[Filing]) -> list[bool]:
         await exceptions.settle(tx, filing.subscription_id, settled)
         results[place] = True
     return results
-
-
-def _oldest(worker: PushWorker | None) -> float | None:
-    return None if worker is None else worker.oldest_since()
 
 
 def _update_path(row: OutboundSubscription) -> str:
