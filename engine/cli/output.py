@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -13,10 +13,15 @@ from rich.text import Text
 
 from engine.cli.failure import Failure
 
-_WIDTH_WITHOUT_TERMINAL = 160  # a table in a file or a pipe is not folded at 80
+_WIDTH_UNTOLD = 80  # what rich takes where there is no terminal, and no COLUMNS either
+_WIDTH_WITHOUT_TERMINAL = 160  # a table in a file or a pipe is not folded so early
 HINT = "  → "  # begins a line that says what to do next
 DAY_S = 86_400
 _mode = {"json": False}
+
+_ROOMY_WIDTH = 90  # in a narrower window every column gives way, so that nothing is cut off
+_FOLDING = frozenset({"what", "why", "last error", "base URL", "sends", "receives", "the producer says"})
+"""Columns with words of any length: they give way where the window is narrow."""
 
 Cell = str | Text
 
@@ -42,8 +47,10 @@ def as_json() -> bool:
 
 
 def _console(*, stderr: bool) -> Console:
-    terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, highlight=False, markup=False, width=None if terminal else _WIDTH_WITHOUT_TERMINAL)
+    made = Console(stderr=stderr, highlight=False, markup=False)
+    if not made.is_terminal and made.width == _WIDTH_UNTOLD:
+        made.width = _WIDTH_WITHOUT_TERMINAL
+    return made
 
 
 @cache
@@ -126,8 +133,10 @@ def failed(failure: Failure) -> None:
 def table(columns: Sequence[str], rows: Iterable[Sequence[Cell | None]], *, right: Sequence[str] = ()) -> Table:
     """Lay out rows under headings, without lines between; columns in ``right`` hold numbers."""
     laid_out = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    roomy = console().width >= _ROOMY_WIDTH
     for column in columns:
-        laid_out.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        laid_out.add_column(column, justify=justify, overflow="fold", no_wrap=roomy and column not in _FOLDING)
     for row in rows:
         laid_out.add_row(
             *(cell if isinstance(cell, Text) else Text("–" if cell is None else plain(cell)) for cell in row)

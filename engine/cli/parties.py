@@ -65,7 +65,8 @@ def add(
     folder: Folder,
     party: PartyId,
     role: Annotated[
-        list[str], typer.Option(metavar="ROLE", help="CPO, EMSP, or MODULE:SENDER, MODULE:RECEIVER; may be repeated.")
+        list[str],
+        typer.Option(metavar="ROLE", help="CPO, EMSP, HUB, or MODULE:SENDER, MODULE:RECEIVER; may be repeated."),
     ],
     *,
     name: Annotated[str | None, typer.Option(help="Business name; the Party ID if left out.")] = None,
@@ -76,7 +77,8 @@ def add(
     from engine.cli import output
     from engine.cli.api import Api
 
-    order = {"party_id": party, "roles": role, "name": name, "website": website}
+    hub = "HUB" in map(str.upper, role)
+    order = {"party_id": party, "roles": role, "name": name, "website": website, "hub": hub}
     with Api(folder) as api:
         added = api.post("/api/v1/parties", order)
     if as_json:

@@ -1,6 +1,7 @@
 """What the demo plays on: commands that are run and shown, platforms that are started and stopped, and an observer."""
 
 import contextlib
+import os
 import shlex
 import signal
 import socket
@@ -27,6 +28,7 @@ READY_WITHIN_S: Final = 30.0  # a platform that takes longer has another problem
 STOPPED_WITHIN_S: Final = 20.0  # it waits for answers itself, for 15 s at most
 LOOK_AGAIN_S: Final = 0.05
 LOG_LINES_SHOWN: Final = 15
+MARGIN: Final = 4  # columns before what belongs to a step
 OBJECTS_MAX: Final = 100_000  # more than the demo has
 
 ENGINE: Final = (sys.executable, "-m", "engine")
@@ -55,7 +57,7 @@ class Stage:
 
     def tell(self, *parts: str | Text) -> None:
         """Say a line that belongs to the step."""
-        output.say("    ", *parts)
+        output.say(" " * MARGIN, *parts)
 
     def show_command(self, *words: str) -> None:
         """Show a command that can be repeated by hand, in the demo's folder."""
@@ -65,13 +67,24 @@ class Stage:
         """Show a command, run it, and show what it says."""
         self.show_command(*words)
         done = subprocess.run(  # noqa: S603 - our own command line
-            [*ENGINE, *words], cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            [*ENGINE, *words],
+            cwd=self.folder,
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
         )
         for line in done.stdout.splitlines():
             if done.returncode or not line.startswith(output.HINT):  # what comes next is what the demo does next
                 self.tell(output.faint(line.rstrip()))
         _check(done.returncode, words)
         return done.stdout
+
+    def _environment(self) -> dict[str, str]:
+        """Let tables be as wide as there is room for beside our margin."""
+        terminal = output.console()
+        return {**os.environ, "COLUMNS": str(terminal.width - MARGIN)} if terminal.is_terminal else dict(os.environ)
 
     def command_with_progress(self, *words: str) -> None:
         """Do the same for a command that draws a progress bar where there is a terminal."""

@@ -1,5 +1,6 @@
 """`state`: what is owed, what is stuck and why (P9); once, or refreshed."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,6 +67,7 @@ def _laid_out(found: dict[str, Any]) -> "Group":
 
     from engine.cli import output
 
+    _wait_for_probes(found)
     parts: list[Any] = [
         Text.assemble(("platforms", "bold cyan"), output.faint(f"   at {found['time']}")),
         _platforms(found["platforms"]) if found["platforms"] else output.faint("none yet"),
@@ -79,10 +81,22 @@ def _laid_out(found: dict[str, Any]) -> "Group":
             table = output.table(
                 columns, [row(one) for one in live], right=["queue", "in flight", "failing", "queue there"]
             )
-            parts += [Text(), Text(heading, style="bold cyan"), table]
+            parts += [Text(), Text(heading, style="bold cyan"), table, *_last_errors(live, row)]
     parts += [Text(), _stored(found["objects"])]
     parts += [Text(), *_stuck(found["stuck"])]
     return Group(*parts)
+
+
+def _wait_for_probes(found: dict[str, Any]) -> None:
+    """Let what is due wait for the next probe of its platform, where that is down (B6)."""
+    probes = {one["identity"]: one["next_probe_at"] for one in found["platforms"] if not one["reachable"]}
+    probe_of = {one["id"]: probes.get(one["platform"]) for one in found["subscriptions_here"]}
+    waiting = [(one, one["id"]) for one in found["subscriptions_here"]]
+    waiting += [(one, one["subscription"]) for one in found["stuck"] if "subscription" in one]
+    for one, subscription_id in waiting:
+        probe = probe_of.get(subscription_id)
+        if one["next_attempt_at"] and probe:
+            one["next_attempt_at"] = max(one["next_attempt_at"], probe)  # both are times of the same form
 
 
 def _platforms(platforms: list[dict[str, Any]]) -> Any:
@@ -107,19 +121,8 @@ def _platforms(platforms: list[dict[str, Any]]) -> Any:
     return output.table(["partner", "state", "", "connected", "last error"], rows)
 
 
-_THEIRS = [
-    "id",
-    "module",
-    "producer → receiver",
-    "state",
-    "queue",
-    "oldest waits",
-    "in flight",
-    "failing",
-    "next attempt",
-    "last error",
-]
-_OURS = ["id", "module", "producer → receiver", "state", "queue there", "asked", "next", "last error"]
+_THEIRS = ["id", "module", "from → to", "state", "queue", "oldest", "in flight", "failing", "next"]
+_OURS = ["id", "module", "from → to", "state", "queue there", "asked", "next"]
 
 
 def _theirs(one: dict[str, Any]) -> list[Any]:
@@ -138,7 +141,6 @@ def _theirs(one: dict[str, Any]) -> list[Any]:
         str(one["in_flight"]),
         output.odd(str(failing)) if failing else "0",
         _time_to(one["next_attempt_at"]),
-        f"{one['last_error']} ({output.age(one['last_error_at'])})" if one["last_error"] else None,
     ]
 
 
@@ -154,7 +156,18 @@ def _ours(one: dict[str, Any]) -> list[Any]:
         output.number(one["queue_size_there"]),
         output.age(one["state_checked_at"]),
         _time_to(one["next_action_at"]),
-        one["last_error"],
+    ]
+
+
+def _last_errors(live: list[dict[str, Any]], row: Callable[[dict[str, Any]], list[Any]]) -> list[Any]:
+    """Say below the table what went wrong last, and when; the table would be too wide with it."""
+    from engine.cli import output
+
+    return [
+        output.faint(f"{row(one)[0]}  last error{f' {age}' if age else ''}: {one['last_error']}")
+        for one in live
+        if one["last_error"]
+        for age in [output.age(one.get("last_error_at"))]
     ]
 
 
