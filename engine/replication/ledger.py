@@ -230,6 +230,8 @@ class Ledger:
         del self.flights[job.key]
         settled = job.concluded and job.life == life and job.generation == self.generation
         changes = job.again if settled else [*job.seqs, *job.again]
+        if not settled:
+            self._ahead.pop(job.key, None)  # what was read ahead was not done
         if changes:
             self._pointers.setdefault(job.key, []).extend(changes)
         return True
