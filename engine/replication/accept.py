@@ -75,6 +75,14 @@ class Accepting:
         """Take no more; what was not committed is answered as unavailable, and so sent again."""
         await self._batches.stop()
 
+    def check_subscribed(self, *, platform_id: int, sender: PartyId, receiver: PartyId, module_name: str) -> None:
+        """Make B1's first check, which comes before a look at the body.
+
+        Raises ``NotSubscribed``.
+        """
+        if self._consuming.taking(platform_id, receiver, sender, module_name) is None:
+            raise NotSubscribed
+
     async def accept(
         self, *, platform_id: int, sender: PartyId, receiver: PartyId, module_name: str, update: Update
     ) -> bool:

@@ -20,13 +20,17 @@ class ObjectHandlers:
 
     async def update(self, request: Inbound) -> Answer:
         """Store an update, then answer (R.03.02.08 to R.03.02.15)."""
+        platform_id, sender, receiver = request.caller.platform_id, request.sender, request.receiver
+        module_name = request.segments[0]
+        self._accepting.check_subscribed(
+            platform_id=platform_id, sender=sender, receiver=receiver, module_name=module_name
+        )
         check_body(request.body)
-        update = read_update(request.body)
         new = await self._accepting.accept(
-            platform_id=request.caller.platform_id,
-            sender=request.sender,
-            receiver=request.receiver,
-            module_name=request.segments[0],
-            update=update,
+            platform_id=platform_id,
+            sender=sender,
+            receiver=receiver,
+            module_name=module_name,
+            update=read_update(request.body),
         )
         return Answer(CREATED if new else OK, envelope.success(ocpi_time(self._clock.now())))
