@@ -221,6 +221,7 @@ async def _flood(_heard: Heard, request: web.Request) -> web.StreamResponse:
         await answer.write(b'{"status_code":1000,"status_message":"')
         while not request.app[_CLOSING].is_set():
             await answer.write(b"x" * 65536)
+            await asyncio.sleep(0)  # a TLS transport that is about to close takes any number of bytes, and drops them
     return answer
 
 
@@ -677,7 +678,9 @@ class World:
             assert answer.is_success, answer.text
         page = msgspec.json.decode(answer.content, type=dict[str, msgspec.Raw])["objects"]
         objects = msgspec.json.decode(page, type=list[dict[str, msgspec.Raw]])
-        return {json.loads(o["id"]): (json.loads(o["version"]), bytes(o["payload"])) for o in objects}
+        return {
+            json.loads(bytes(one["id"])): (json.loads(bytes(one["version"])), bytes(one["payload"])) for one in objects
+        }
 
     async def stop_peers(self) -> None:
         """End the partners that were made since this was last called, and their connections."""
