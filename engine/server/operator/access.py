@@ -71,7 +71,7 @@ def operator_token(path: Path) -> str:
     return token
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:  # async: others are called in a thread
     services: Services = request.app.state.services
     return services
 

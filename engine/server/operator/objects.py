@@ -149,7 +149,7 @@ class _Log:
         return objects.log_name(self.module, received=self.received)
 
 
-def _log(engine: Engine, caller: AnyCaller, kind: Kind, module: ModuleName) -> _Log:
+async def _log(engine: Engine, caller: AnyCaller, kind: Kind, module: ModuleName) -> _Log:
     if kind not in KINDS:
         raise Problem(404, "there is no such path", "`/api/v1/openapi.json` lists all paths")
     return _Log(engine, caller, _known_module(module), kind == "received")
