@@ -122,10 +122,9 @@ async def publish_one(
     """Issue one object for a party hosted here."""
     issuer = own_party(caller, party)
     named = tuple(_party(name) for name in audience) if audience is not None else None
+    payload = (await request.body()).strip(wire.WHITESPACE)  # a file's last line end is no part of the object
     engine: Services = request.app.state.services
-    (published,) = await engine.publishing.publish(
-        issuer, module, [Publication(object_id, await request.body(), named)]
-    )
+    (published,) = await engine.publishing.publish(issuer, module, [Publication(object_id, payload, named)])
     if published.outcome == "refused":
         problems = [models.FieldProblem.model_validate(found).model_dump() for found in published.problems]
         raise Problem(422, published.reason or "refused", "nothing was stored; mend it and send it again", problems)
