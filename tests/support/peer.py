@@ -14,6 +14,7 @@ holds P1 to P4 against all updates of a subscription.
 
 import asyncio
 import contextlib
+import io
 import itertools
 import json
 import ssl
@@ -536,7 +537,8 @@ class Peer:
         if data is not None:
             sent.setdefault("Content-Type", "application/json")
         url = URL(self.engine.base_url + path, encoded=True)
-        async with self._session.request(method, url, data=data, headers=sent, allow_redirects=False) as answer:
+        stream = None if data is None else io.BytesIO(data)
+        async with self._session.request(method, url, data=stream, headers=sent, allow_redirects=False) as answer:
             return Answer(answer.status, answer.headers, await answer.read())
 
     async def request(
@@ -632,12 +634,12 @@ class World:
     ) -> dict[str, int]:
         """Publish payloads by id, byte for byte; returns the versions that they got."""
         shown = b"" if audience is None else b',"audience":%b' % json.dumps(audience).encode()
-        lines = (b'{"id":%b,"payload":%b%b}' % (json.dumps(i).encode(), p, shown) for i, p in objects.items())
+        each = (b'{"id":%b,"payload":%b%b}' % (json.dumps(i).encode(), p, shown) for i, p in objects.items())
         answer = await self.api(
             "POST",
             f"/parties/{party}/objects/{module}",
-            content=b"\n".join(lines),
-            headers={"Content-Type": "application/x-ndjson"},
+            content=b"[%b]" % b",".join(each),
+            headers={"Content-Type": "application/json"},
         )
         assert answer["refused"] == 0, answer
         return {result["id"]: result["version"] for result in answer["results"]}
