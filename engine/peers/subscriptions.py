@@ -9,7 +9,8 @@ from engine.protocol import envelope
 from engine.protocol.addressing import party_path
 from engine.protocol.envelope import OcpiResponse
 from engine.protocol.ids import PartyId
-from engine.protocol.subscriptions import CancellationReason, Parameters
+from engine.protocol.objects import read_int
+from engine.protocol.subscriptions import INT_MAX, CancellationReason, Parameters
 
 
 class NotOcpi(Exception):
@@ -28,8 +29,12 @@ class Address:
 
 class _StateWire(msgspec.Struct):
     retry_interval: float
-    current_queue_size: int
-    max_queue_size: int
+    current_queue_size: msgspec.Raw
+    max_queue_size: msgspec.Raw
+
+
+class _SubscribedWire(msgspec.Struct):
+    max_queue_size: msgspec.Raw = msgspec.Raw(b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +100,24 @@ class SubscriptionRequests:
 def read_state(response: OcpiResponse) -> PeerState | None:
     """Read a ``SubscriptionState``; None when the answer holds none."""
     try:
-        wire = msgspec.json.decode(response.content, type=_StateWire, strict=False)
-    except msgspec.MsgspecError:
+        wire = msgspec.json.decode(response.content, type=_StateWire)
+        return PeerState(wire.retry_interval, _size(wire.current_queue_size), _size(wire.max_queue_size))
+    except (msgspec.MsgspecError, ValueError):
         return None
-    return PeerState(wire.retry_interval, wire.current_queue_size, wire.max_queue_size)
 
 
 def read_queue_size(response: OcpiResponse) -> int | None:
     """Read the ``max_queue_size`` of a ``SubscriptionResponse`` (3.3.8); None when there is none."""
     try:
-        size = msgspec.json.decode(response.content, type=dict[str, object]).get("max_queue_size")
-    except msgspec.MsgspecError:
+        size = _size(msgspec.json.decode(response.content, type=_SubscribedWire).max_queue_size)
+    except (msgspec.MsgspecError, ValueError):
         return None
-    return int(size) if isinstance(size, int | float) and not isinstance(size, bool) else None
+    return size or None
+
+
+def _size(text: msgspec.Raw) -> int:
+    """Read a number of objects; what is more than anyone can owe is cut, since it is stored and shown."""
+    return min(read_int(bytes(text)), INT_MAX)
 
 
 __all__ = ["Address", "NotOcpi", "PeerFailure", "PeerState", "SubscriptionRequests", "read_queue_size", "read_state"]

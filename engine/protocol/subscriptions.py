@@ -18,7 +18,7 @@ from engine.protocol.transitions import Lifecycle
 PARALLELISM_DEFAULT: Final = 1  # 3.3.7: when the field is not given
 # Enough for any backoff to stay a date: 2^(n-1) * p is cut where it exceeds this.
 BACKOFF_MAX_S: Final = 100 * 365.25 * 86_400.0
-INT_MAX: Final = 2**31 - 1
+INT_MAX: Final = 2**31 - 1  # what a database column holds; larger numbers are cut, since nobody owes so much
 
 
 class CancellationReason(StrEnum):
@@ -196,7 +196,7 @@ def read_parameters(body: bytes, *, retry_interval_max_s: float, queue_size_requ
         problems.append({"field": "/max_queue_size", "reason": "is required"})
     if problems or parallelism is None:
         raise InvalidParameters("the subscription parameters are missing or invalid", data=problems)
-    return Parameters(interval, min(parallelism, INT_MAX), queue_size)
+    return Parameters(interval, min(parallelism, INT_MAX), queue_size and min(queue_size, INT_MAX))
 
 
 def _positive(text: bytes, field: str, problems: list[dict[str, str]], *, default: int | None) -> int | None:

@@ -5,6 +5,7 @@ state, confirm a cancellation, try again, or cancel. One loop does it; no task s
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -49,6 +50,7 @@ from engine.registration.directory import Directory
 from engine.settings import Subscriptions as Limits
 from engine.store import subscriptions
 from engine.store.database import Database, StoreUnavailable, Tx
+from engine.store.exceptions import ERROR_LENGTH_MAX
 from engine.store.subscriptions import Fenced, InboundSubscription
 
 _log = logging.getLogger(__name__)
@@ -441,6 +443,11 @@ class Consuming:
         except StoreUnavailable as error:
             _log.warning("the store is out of order: %s", error, extra={"action": "store_unavailable"})
             await asyncio.sleep(STORE_PAUSE_S)
+        except Exception as error:  # noqa: BLE001 - whatever it was, it is tried again with pauses, and never in a circle
+            _log.exception("a subscription of ours is stuck", extra={"action": "subscription_failed"})
+            await asyncio.sleep(STORE_PAUSE_S)
+            with contextlib.suppress(Fenced, StoreUnavailable):
+                await self._failed(row, f"internal error: {type(error).__name__}")
 
     async def _ask(self, row: InboundSubscription) -> None:
         parameters = Parameters(row.retry_interval_s, row.parallelism_limit, row.queue_size_max)
@@ -458,7 +465,7 @@ class Consuming:
                 next_action_at=now + self._limits.state_check_s,
             )
         elif response.status_code in _REFUSALS:
-            words = f"{response.status_code}: {response.status_message or 'no message'}"
+            words = f"{response.status_code}: {response.status_message or 'no message'}"[:ERROR_LENGTH_MAX]
             again = now + self._limits.refused_again_s
             await self._happened(row, InboundEvent.REFUSED, last_error=words, ended_by="producer", next_action_at=again)
         else:
@@ -515,7 +522,10 @@ class Consuming:
         """Try again after a pause that doubles."""
         pause_s = min(self._limits.ask_again_s * 2.0 ** min(row.attempts, 30), self._limits.ask_again_max_s)
         await self._noted(
-            row, attempts=row.attempts + 1, last_error=reason[:500], next_action_at=self._clock.now() + pause_s
+            row,
+            attempts=row.attempts + 1,
+            last_error=reason[:ERROR_LENGTH_MAX],
+            next_action_at=self._clock.now() + pause_s,
         )
 
     async def _happened(self, row: InboundSubscription, event: InboundEvent, **values: object) -> None:

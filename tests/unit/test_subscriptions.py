@@ -1,4 +1,4 @@
-"""The bodies of requests about subscriptions, and the backoff."""
+"""The bodies of requests about subscriptions and of their answers, and the backoff."""
 
 import json
 import math
@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.peers.subscriptions import PeerState, read_queue_size, read_state
+from engine.protocol import envelope
 from engine.protocol.errors import InvalidParameters
 from engine.protocol.subscriptions import (
     BACKOFF_MAX_S,
@@ -46,6 +48,7 @@ def wrong_fields(text, **options):
         ('{"retry_interval":86400,"parallelism_limit":null,"max_queue_size":null}', Parameters(86_400.0, 1, None)),
         ('{"max_queue_size":1,"x":{},"retry_interval":1e-9}', Parameters(1e-9, 1, 1)),
         ('{"retry_interval":1,"parallelism_limit":9223372036854775807}', Parameters(1.0, INT_MAX, None)),
+        ('{"retry_interval":1,"max_queue_size":9223372036854775807}', Parameters(1.0, 1, INT_MAX)),
     ],
 )
 def test_reading_parameters(text, parameters):
@@ -130,6 +133,53 @@ def test_references_that_are_none(text):
         read_reference(text.encode())
 
     assert refused.value.data[0]["field"] == "/id"
+
+
+# -- answers ------------------------------------------------------------------------------------------------
+
+
+def answer(data: str):
+    """Read an envelope with this data."""
+    response = envelope.read(f'{{"status_code":1000,"data":{data}}}'.encode())
+    assert response is not None
+    return response
+
+
+@pytest.mark.parametrize(
+    ("data", "state"),
+    [
+        ('{"retry_interval":1,"current_queue_size":0,"max_queue_size":5}', PeerState(1.0, 0, 5)),
+        ('{"retry_interval":0.5,"current_queue_size":1.0,"max_queue_size":5e2,"x":1e400}', PeerState(0.5, 1, 500)),
+        (f'{{"retry_interval":1,"current_queue_size":{2**62},"max_queue_size":1}}', PeerState(1.0, INT_MAX, 1)),
+        ('{"retry_interval":1,"current_queue_size":-1,"max_queue_size":5}', None),
+        ('{"retry_interval":1,"current_queue_size":1e400,"max_queue_size":5}', None),
+        ('{"retry_interval":1e400,"current_queue_size":1,"max_queue_size":5}', None),
+        ('{"retry_interval":"1","current_queue_size":1,"max_queue_size":5}', None),
+        ('{"retry_interval":1,"current_queue_size":true,"max_queue_size":5}', None),
+        ('{"current_queue_size":1}', None),
+        ("[]", None),
+        ("null", None),
+    ],
+)
+def test_reading_a_state(data, state):
+    """A producer's numbers are stored and shown, so they are ones that can be, or there is no state."""
+    assert read_state(answer(data)) == state
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [
+        ('{"max_queue_size":5}', 5),
+        ('{"max_queue_size":5.0}', 5),
+        (f'{{"max_queue_size":{2**62}}}', INT_MAX),
+        *((f'{{"max_queue_size":{text}}}', None) for text in ("0", "-5", "1e400", "9" * 99, '"5"', "true", "null")),
+        ("{}", None),
+        ("[]", None),
+    ],
+)
+def test_reading_the_queue_size_that_was_granted(data, size):
+    """What a producer says is taken if it is a size; what is none is as good as nothing said."""
+    assert read_queue_size(answer(data)) == size
 
 
 # -- backoff ------------------------------------------------------------------------------------------------
