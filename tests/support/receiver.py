@@ -12,6 +12,7 @@ import msgspec
 
 from engine.protocol.subscriptions import backoff_s
 
+LOOKED_BACK_MAX = 2000  # attempts: none of those before them can be in progress any more
 SLACK_S = 0.005  # two clocks are read one after the other: the observer's and the producer's
 
 
@@ -50,7 +51,7 @@ class Observer:
         version = msgspec.json.decode(wire["version"], type=int)
         now = asyncio.get_running_loop().time()
         seen = Seen((issuer, object_id.lower()), version, now, run=self.run)
-        open_attempts = [a for a in self.attempts[-2000:] if a.in_progress_until > now + SLACK_S]
+        open_attempts = [a for a in self.attempts[-LOOKED_BACK_MAX:] if a.in_progress_until > now + SLACK_S]
         if any(a.key == seen.key for a in open_attempts):
             self.violations.append(f"two requests in progress for {seen.key}")
         if len(open_attempts) >= self.parallelism_limit:
@@ -70,15 +71,28 @@ class Observer:
             self.copies[seen.key] = seen.version
             self.payloads[seen.key] = bytes(wire["payload"])
 
+    def sender_died(self) -> None:
+        """Note that the sender was killed: what it had in progress stays so until the time-out, answered or not."""
+        for seen in self.attempts[-LOOKED_BACK_MAX:]:
+            if seen.run == self.run and seen.in_progress_until == float("inf"):
+                self.unanswered(seen)
+        self.run += 1
+
     def answered(self, seen: Seen, *, success: bool) -> None:
         """Note that the receiver answered."""
+        if seen.run != self.run:
+            return  # to a sender that died meanwhile
         now = asyncio.get_running_loop().time()
         seen.in_progress_until = now
-        if not success:
+        if success:
+            self._failures.pop((seen.key, seen.version), None)  # a repeat of what was delivered begins anew
+        else:
             self._fail(seen, now)
 
     def unanswered(self, seen: Seen) -> None:
         """Note that no answer will come: the request is in progress until the time-out."""
+        if seen.run != self.run:
+            return
         seen.in_progress_until = seen.began + self.timeout_s
         self._fail(seen, asyncio.get_running_loop().time())
 
