@@ -6,10 +6,11 @@ bytes and stay the bytes that came in (B25). All functions take lists: the hot p
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, bindparam, func, or_, select, update
+from sqlalchemy import ColumnElement, Integer, bindparam, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from engine.protocol.ids import ObjectKey, PartyId
@@ -21,6 +22,7 @@ ISSUED_HERE: Final = 0
 KEYS_MAX: Final = 500  # keys in one IN list: well below what any database takes, and no gain beyond
 # Log numbers start from a clock too, so that those of a database that was made anew stay above the old ones.
 LOG_NUMBERS_PER_S: Final = 1000
+STATEMENTS_MAX: Final = 1024  # subscribers with statements of their own; some 20 KB each
 
 
 def log_name(module: str, *, received: bool) -> str:
@@ -89,9 +91,12 @@ def may_see(subscriber: str) -> ColumnElement[bool]:
     return or_(objects.c.audience.is_(None), objects.c.audience.contains(f",{subscriber},", autoescape=True))
 
 
+_LAST_NUMBER = select(logs.c.last_seq).where(logs.c.name == bindparam("log"))
+
+
 async def last_number(tx: Tx, log: str) -> int:
     """Return the number of a log's last change; 0 when nothing was ever written to it."""
-    result = await tx.execute(select(logs.c.last_seq).where(logs.c.name == log))
+    result = await tx.execute(_LAST_NUMBER, {"log": log})
     return int(result.scalar() or 0)
 
 
@@ -139,18 +144,19 @@ class Issued:
     audience: str | None
 
 
+_ISSUED = select(objects.c.object_key, objects.c.version, objects.c.payload, objects.c.audience).where(
+    objects.c.source_id == ISSUED_HERE,
+    objects.c.module == bindparam("module"),
+    objects.c.issuer == bindparam("issuer"),
+    objects.c.object_key.in_(bindparam("keys", expanding=True)),
+)
+
+
 async def issued(tx: Tx, module: str, issuer: str, keys: Sequence[str]) -> dict[str, Issued]:
     """Look up objects issued here by key, with what tells whether a publication changes them."""
     found: dict[str, Issued] = {}
     for part in _parts(keys):
-        rows = await tx.execute(
-            select(objects.c.object_key, objects.c.version, objects.c.payload, objects.c.audience).where(
-                objects.c.source_id == ISSUED_HERE,
-                objects.c.module == module,
-                objects.c.issuer == issuer,
-                objects.c.object_key.in_(part),
-            )
-        )
+        rows = await tx.execute(_ISSUED, {"module": module, "issuer": issuer, "keys": part})
         found.update((key, Issued(version, payload, audience)) for key, version, payload, audience in rows)
     return found
 
@@ -222,31 +228,47 @@ def _visible(producer: str, subscriber: str) -> tuple[ColumnElement[bool], ...]:
     return (objects.c.source_id == ISSUED_HERE, objects.c.issuer == producer, may_see(subscriber))
 
 
+# Statements of the hot paths are built once for each subscriber: building one costs more than running it.
+@lru_cache(maxsize=STATEMENTS_MAX)
+def _walk(subscriber: str) -> Any:
+    return (
+        select(*_OWED)
+        .where(
+            objects.c.log == bindparam("log"),
+            objects.c.seq > bindparam("after"),
+            objects.c.source_id == ISSUED_HERE,
+            objects.c.issuer == bindparam("producer"),
+            may_see(subscriber),
+        )
+        .order_by(objects.c.seq)
+        .limit(bindparam("page", type_=Integer))
+    )
+
+
+@lru_cache(maxsize=STATEMENTS_MAX)
+def _newest(subscriber: str) -> Any:
+    return select(*_OWED).where(
+        objects.c.source_id == ISSUED_HERE,
+        objects.c.module == bindparam("module"),
+        objects.c.issuer == bindparam("issuer"),
+        objects.c.object_key.in_(bindparam("keys", expanding=True)),
+        may_see(subscriber),
+    )
+
+
 async def walk(tx: Tx, log: str, *, producer: str, subscriber: str, after: int, limit: int) -> list[Owed]:
     """Read the log from a position: the newest version of each visible object, in the order of last change."""
-    rows = await tx.execute(
-        select(*_OWED)
-        .where(objects.c.log == log, objects.c.seq > after, *_visible(producer, subscriber))
-        .order_by(objects.c.seq)
-        .limit(limit)
-    )
+    wanted = {"log": log, "after": after, "producer": producer, "page": limit}
+    rows = await tx.execute(_walk(subscriber), wanted)
     return [Owed(*row) for row in rows]
 
 
 async def newest(tx: Tx, module: str, *, producer: str, subscriber: str, keys: Sequence[tuple[str, str]]) -> list[Owed]:
     """Read objects by (issuer, key), as they are now; those that are not visible are left out."""
     found: list[Owed] = []
-    for issuer, group in groupby(sorted(keys), key=lambda key: key[0]):
-        for part in _parts([key for _, key in group]):
-            rows = await tx.execute(
-                select(*_OWED).where(
-                    objects.c.module == module,
-                    objects.c.issuer == issuer,
-                    objects.c.object_key.in_(part),
-                    *_visible(producer, subscriber),
-                )
-            )
-            found.extend(Owed(*row) for row in rows)
+    for part in _parts([key for issuer, key in sorted(keys) if issuer == producer]):
+        rows = await tx.execute(_newest(subscriber), {"module": module, "issuer": producer, "keys": part})
+        found.extend(Owed(*row) for row in rows)
     return found
 
 
