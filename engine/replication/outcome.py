@@ -42,7 +42,7 @@ def of_answer(http_status: int, body: bytes) -> Result:
         shown = body[:SHOWN_MAX].decode("utf-8", "replace")
         reason = f"HTTP {http_status} without an OcpiResponse: {shown!r}"
         return Result(Outcome.FAILED, reason, platform_up=status_class != _SERVER_ERROR_CLASS)
-    reason = f"{response.status_code}: {response.status_message or 'no message'}"
+    reason = f"{response.status_code}: {response.status_message or 'no message'}"[:SHOWN_MAX]
     if response.status_code == SchemaViolated.status_code:
         detail = response.content[:SHOWN_MAX].decode("utf-8", "replace")
         return Result(Outcome.REJECTED, f"{reason} {detail}".strip())

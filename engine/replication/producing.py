@@ -22,7 +22,7 @@ from engine.settings import Replication
 from engine.settings import Subscriptions as Limits
 from engine.store import exceptions, objects, subscriptions
 from engine.store.database import Database, StoreUnavailable, Tx
-from engine.store.exceptions import Waiting
+from engine.store.exceptions import ERROR_LENGTH_MAX, Waiting
 from engine.store.subscriptions import Fenced, OutboundSubscription
 
 _log = logging.getLogger(__name__)
@@ -371,7 +371,7 @@ class Producing:
                     values: dict[str, object] = {"state": state.value, "notice": None, "notice_due_at": None}
                 else:
                     pause_s = min(NOTICE_PAUSE_S * 2.0 ** min(row.notice_attempts, 30), NOTICE_PAUSE_MAX_S)
-                    values = {"notice_due_at": self._clock.now() + pause_s, "notice_error": error}
+                    values = {"notice_due_at": self._clock.now() + pause_s, "notice_error": error[:ERROR_LENGTH_MAX]}
                     values["notice_attempts"] = row.notice_attempts + 1
                 await subscriptions.change_outbound(tx, row, **values)
         except Fenced:
@@ -383,13 +383,13 @@ class Producing:
             self._telling.discard(row.id)
             self._notices_changed.set()
 
-    async def _say(self, row: OutboundSubscription) -> tuple[bool, str | None]:
+    async def _say(self, row: OutboundSubscription) -> tuple[bool, str]:
         try:
             response = await self._requests.cancel_your(_address(row), CancellationReason(row.notice or "OTHER"))
         except (PeerFailure, NotOcpi) as failure:
             return False, str(failure)
         if response.status_code in (SUCCESS, NoSuchSubscription.status_code):
-            return True, None
+            return True, ""
         return False, f"{response.status_code}: {response.status_message or 'no message'}"
 
     async def _oversee(self) -> None:

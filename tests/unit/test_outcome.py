@@ -77,6 +77,7 @@ def test_answers_without_an_envelope_are_tried_again(http_status, up, body):
 def test_what_a_stranger_says_is_kept_in_part():
     """An answer of megabytes does not become a reason of megabytes."""
     assert len(of_answer(200, b"x" * 1_000_000).reason) < SHOWN_MAX + 100
+    assert len(of_answer(200, refusal(ClientError("x" * 1_000_000))).reason) <= SHOWN_MAX
     rejected = of_answer(200, refusal(SchemaViolated("no", data=["y" * 1_000_000])))
     assert rejected.reason.startswith('6001: no ["yyy')
     assert len(rejected.reason) < SHOWN_MAX + 100
