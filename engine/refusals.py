@@ -1,5 +1,9 @@
 """What can be wrong with something that the back office or an operator asks of the engine."""
 
+from typing import Final
+
+WORDS_MAX: Final = 500  # characters of a partner's words that are kept and shown
+
 
 class Refused(Exception):
     """It was not done; the message says why and what to do."""
@@ -17,7 +21,7 @@ class PeerSaidNo(Refused):
         self.status_code = status_code
         codes = (("HTTP", http_status), ("status", status_code))
         code = ", ".join(f"{name} {number}" for name, number in codes if number is not None)
-        super().__init__(f"the partner answered {code}: {message or 'no message'}")
+        super().__init__(f"the partner answered {code}: {message[:WORDS_MAX] or 'no message'}")
 
 
 class PeerUnreachable(Refused):
