@@ -187,7 +187,9 @@ class Authority:
         lifetime_s: float,
     ) -> IssuedCertificate:
         own = self.certificate
-        begin = max(int(now - policy.CLOCK_SKEW_S), int(own.not_valid_before_utc.timestamp()))
+        # Half of a short life at most: else it would be past the half of it, and due for renewal, as it begins.
+        early_s = min(policy.CLOCK_SKEW_S, lifetime_s / 2)
+        begin = max(int(now - early_s), int(own.not_valid_before_utc.timestamp()))
         end = min(int(now + lifetime_s), int(self.not_after))
         issuer_key = own.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         subject = _subject(common_name)

@@ -12,6 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from certs import policy
 from certs.authority import Authority, Purpose
 from certs.errors import BadAuthority, BadName, FileProblem
+from certs.renewal import renewal_due_at
 from certs.requests import check_request, make_request
 from tests.support import certificates
 from tests.support.certificates import RIGHT, key_pem
@@ -89,6 +90,15 @@ def test_a_client_certificate_is_valid_from_a_little_before_now_for_a_year(autho
     leaf = x509.load_pem_x509_certificate(issued.pem_chain)
     assert issued.not_before == leaf.not_valid_before_utc.timestamp() == int(later - policy.CLOCK_SKEW_S)
     assert issued.not_after == leaf.not_valid_after_utc.timestamp() == int(later + 365 * 86_400)
+
+
+@pytest.mark.parametrize("lifetime_s", [8, 60, 600, policy.CLIENT_LIFETIME_S])
+def test_no_certificate_is_due_for_renewal_when_it_is_issued(authority, request_, lifetime_s):
+    """However short it lives: one that began long ago for clocks that are behind would be past half of its life."""
+    later = NOW + 86_400.0
+    issued = authority.issue_client(request_, now=later, lifetime_s=lifetime_s)
+
+    assert renewal_due_at(issued.not_before, issued.not_after) > later + lifetime_s / 8
 
 
 def test_nothing_is_valid_before_or_after_its_authority(authority, request_):
