@@ -126,8 +126,8 @@ class Producer:
             subscription_id = await subscriptions.add_outbound(
                 tx, platform_id=1, subscriber="NLEMS", producer=ISSUER, module="locations", module_alias="locations",
                 state="live", life=1, epoch=1, retry_interval_s=retry_interval_s, parallelism_limit=parallelism_limit,
-                queue_size_max=1000, watermark=0, caught_up=False, catch_up_to=await objects.last_number(tx, "locations"),
-                attempted_to=0, hold_until=0.0, began_at=now,
+                queue_size_max=1000, watermark=0, caught_up=False, began_at=now, attempted_to=0, hold_until=0.0,
+                catch_up_to=await objects.last_number(tx, "locations"),
             )  # fmt: skip
         await self.workers.began(subscription_id)
         return subscription_id

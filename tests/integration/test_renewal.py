@@ -11,8 +11,8 @@ import pytest
 from certs.requests import make_request
 from engine.peers.client import FailureKind, PeerFailure
 from engine.protocol.registration import RenewalState, renewal_body
-from engine.registration import renewal as renewing
 from engine.refusals import NotFoundHere, Refused
+from engine.registration import renewal as renewing
 from engine.store import platforms as rows
 from engine.store.platforms import Renewal
 from tests.support.registration import Node, Sent, ask, connect, new_folder, pair_of, running

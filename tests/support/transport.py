@@ -180,7 +180,7 @@ async def peers(
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop go on until something holds that nobody signals."""
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - see above
+        while not condition():
             await asyncio.sleep(0)
 
 

@@ -98,11 +98,7 @@ def objection_to_own(file: PurePosixPath, package: str, unit: str) -> str | None
     if package != "engine":
         if importer in {"engine", package} and not file.is_relative_to("engine/protocol"):
             return None
-        return (
-            f"{importer} does not import {package}"
-            if importer != "engine"
-            else "the protocol imports itself only"
-        )
+        return f"{importer} does not import {package}" if importer != "engine" else "the protocol imports itself only"
     if importer != "engine":
         return f"{importer} imports nothing of engine"
     mine = unit_of(file)
@@ -132,11 +128,7 @@ def test_imports_run_one_way_and_libraries_stay_at_home():
     files = [file for package in PACKAGES for file in sorted((REPOSITORY / package).rglob("*.py"))]
     assert files
 
-    found = [
-        line
-        for file in files
-        for line in objections(file.relative_to(REPOSITORY).as_posix(), file.read_text())
-    ]
+    found = [line for file in files for line in objections(file.relative_to(REPOSITORY).as_posix(), file.read_text())]
 
     assert not found, "\n" + "\n".join(found)
 

@@ -35,8 +35,8 @@ from engine.protocol.registration import (
     versions_body,
 )
 from engine.protocol.transitions import IllegalTransition
-from engine.registration.errands import Errands, pause_s
 from engine.refusals import Refused
+from engine.registration.errands import Errands, pause_s
 from engine.registration.parties import roles_of
 
 NEW, CONNECTING, CONNECTED, ENDED = PlatformState

@@ -23,14 +23,10 @@ def test_the_list_is_complete():
 
     assert len(requirements) == 364
     doubled = [requirement.id for requirement in requirements if requirement.id[-1] in "ab"]
-    assert doubled == [
-        f"{id_}{letter}" for id_ in ("R.02.01.03", "R.03.04.06", "R.04.02.05") for letter in "ab"
-    ]
+    assert doubled == [f"{id_}{letter}" for id_ in ("R.02.01.03", "R.03.04.06", "R.04.02.05") for letter in "ab"]
     chapters = Counter(requirement.chapter.split()[0] for requirement in requirements)
     assert list(chapters) == [str(number) for number in range(1, 14)]
-    assert all(
-        int(requirement.id[2:4]) == int(requirement.chapter.split()[0]) for requirement in requirements
-    )
+    assert all(int(requirement.id[2:4]) == int(requirement.chapter.split()[0]) for requirement in requirements)
 
 
 def test_tests_name_only_requirements_that_exist(request):
