@@ -11,8 +11,6 @@ import msgspec
 from engine.protocol.errors import SUCCESS, OcpiError
 
 _encoder = msgspec.json.Encoder()
-# The first bytes of a success as this engine writes it: recognised without parsing the rest.
-_SUCCESS_HEAD = b'{"status_code":1000,'
 
 
 class OcpiResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +26,10 @@ class OcpiResponse(msgspec.Struct, frozen=True, kw_only=True):
     def content(self) -> bytes:
         """The answer's data, under whichever of both names it came (W5)."""
         return bytes(self.data) or bytes(self.payload)
+
+
+class _CodeWire(msgspec.Struct):
+    status_code: float
 
 
 _decoder = msgspec.json.Decoder(OcpiResponse)
@@ -57,12 +59,23 @@ def read(body: bytes) -> OcpiResponse | None:
     try:
         return _decoder.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return _read_slowly(body)
+
+
+def _read_slowly(body: bytes) -> OcpiResponse | None:
+    """Read what the quick way refused, if it is only that its code is an integer written as 1000.0 (B44)."""
+    try:
+        code = msgspec.json.decode(body, type=_CodeWire).status_code
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        if not code.is_integer():
+            return None
+        fields["status_code"] = msgspec.Raw(b"%d" % int(code))
+        return _decoder.decode(_encoder.encode(fields))
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None
 
 
 def is_success(body: bytes) -> bool:
-    """Say whether the body is an envelope with status code 1000, by its first bytes where they tell."""
-    if body.startswith(_SUCCESS_HEAD):
-        return True
+    """Say whether the body is an envelope with status code 1000, read to its end: what is cut off is none."""
     response = read(body)
     return response is not None and response.status_code == SUCCESS

@@ -76,8 +76,15 @@ def test_what_is_no_envelope(body):
         (b'{"status_code":10000,"timestamp":"t"}', False),
         (b'{"status_code":2000}', False),
         (b"<html>1000</html>", False),
+        (b'{"status_code":1000,}', False),
+        (b'{"status_code":1000,"timestamp":"2026-0', False),
+        (b'{"status_code":1000,"status_message":"\xff"}', False),
+        (b'{"status_code":1000,"status_code":3000}', False),
+        (b'{"status_code":1000.0}', True),
+        (b'{"status_code":1e3,"data":1E400}', True),
+        (b'{"status_code":1000.5}', False),
     ],
 )
 def test_recognising_a_success(body, success):
-    """By its first bytes where they are ours, by reading it elsewhere."""
+    """Read to its end: an answer that only begins like one is none; 1000.0 is an integer (B44)."""
     assert envelope.is_success(body) is success
