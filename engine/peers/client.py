@@ -92,13 +92,17 @@ _ANSWERED: Final = frozenset({FailureKind.REDIRECT, FailureKind.TOO_LARGE, Failu
 
 
 class PeerFailure(Exception):
-    """A request without an answer that counts. ``sent``: the peer may have received the request."""
+    """A request without an answer that counts. ``sent``: the peer may have received the request.
+
+    ``sent_at`` is the loop's monotonic time when it was written; None where it never came so far.
+    """
 
     def __init__(self, kind: FailureKind, detail: str = "", *, sent: bool) -> None:
         super().__init__(f"{kind.value}: {detail}" if detail else kind.value)
         self.kind = kind
         self.detail = detail
         self.sent = sent
+        self.sent_at: float | None = None
 
     @property
     def answered(self) -> bool:
@@ -334,13 +338,17 @@ class _Session:
         self._idle.clear()
 
     async def request(self, data: bytes, timeout_s: float) -> PeerAnswer:
-        """Write a request and wait for its answer, within the time-out, connecting included."""
+        """Write a request and wait for its answer. The time-out counts from when it is sent (R.03.02.17)."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        connection = self._take(loop.time()) or await self._connect(deadline)
-        timer = loop.call_at(deadline, connection.expire)
+        connection = self._take(loop.time()) or await self._connect(loop.time() + timeout_s)
+        sent_at = loop.time()
+        timer = loop.call_at(sent_at + timeout_s, connection.expire)
         try:
             answer = await connection.exchange(data)
+        except PeerFailure as failure:
+            failure.sent_at = sent_at
+            connection.abort()
+            raise
         except BaseException:
             connection.abort()
             raise

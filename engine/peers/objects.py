@@ -39,12 +39,14 @@ class ObjectRequests:
         return self._peers.timeout_s(platform_id)
 
     async def update(self, platform_id: int, path: str, body: bytes) -> Answered | Unanswered:
-        """Make one attempt, no longer than the partner's time-out."""
-        began = asyncio.get_running_loop().time()
+        """Make one attempt; the answer has the partner's time-out to come, from when the request was sent."""
         try:
             answer = await self._peers.request(platform_id, "POST", path, body=body)
         except PeerFailure as failure:
             answered = failure.kind is FailureKind.REDIRECT  # by whatever stands in front of the partner
-            open_until = began + self.timeout_s(platform_id) if failure.sent and not answered else None
+            open_until: float | None = None
+            if failure.sent and not answered:
+                sent_at = asyncio.get_running_loop().time() if failure.sent_at is None else failure.sent_at
+                open_until = sent_at + self.timeout_s(platform_id)
             return Unanswered(str(failure), open_until, platform_up=answered)
         return Answered(answer.http_status, answer.body)
