@@ -266,7 +266,7 @@ async def test_answers_come_in_many_forms(world, answer, cut):
 )
 async def test_answers_that_do_not_count(world, pieces, kind):
     """A redirect, nothing at all, half an answer, something else than HTTP, or far too much of it."""
-    async with against(world, answering(*pieces)) as client:
+    async with against(world, answering(*pieces), response_max_bytes=1_000_000) as client:
         assert await failure(client) == (kind, True)
     assert PeerFailure(kind, sent=True).answered == (kind in {FailureKind.REDIRECT, FailureKind.TOO_LARGE})
 
