@@ -123,7 +123,17 @@ async def test_a_subscribe_that_is_refused_is_not_asked_again_and_again(one: Wor
 
 @pytest.mark.parametrize(
     "reply",
-    [HTML, BREAK, HALF, NO_HTTP, FLOOD, refuse(3000, status=500), raw("", status=302, Location="/"), SILENCE, DRIP],
+    [
+        HTML,
+        BREAK,
+        HALF,
+        NO_HTTP,
+        FLOOD,
+        refuse(3000, status=500),
+        raw("", status=302, headers={"Location": "/"}),
+        SILENCE,
+        DRIP,
+    ],
 )
 async def test_a_subscribe_without_a_usable_answer_is_asked_until_it_has_one(
     one: World, peer: Peer, emsp: str, reply: Any

@@ -243,7 +243,7 @@ FAILURES = {
     "no content": raw("", status=204),
     "no code": raw('{"timestamp":"2026-01-01T00:00:00Z"}'),
     "code as text": raw('{"status_code":"1000","timestamp":"2026-01-01T00:00:00Z"}'),
-    "redirect": raw("", status=307, Location="https://localhost:1/elsewhere"),
+    "redirect": raw("", status=307, headers={"Location": "https://localhost:1/elsewhere"}),
     "a list": raw("[1000]"),
     "broken": BREAK,
     "broken, but stored": BREAK_STORED,

@@ -42,7 +42,7 @@ BODY_MAX_BYTES: Final = 64 * 1024 * 1024
 HEARD_WITHIN_S: Final = 30.0  # a test that waits longer for a request has failed
 TIMEOUT_MS: Final = 1000  # announced in the handshake: the least that the engine takes, so that tests are quick
 # The observer counts from a request's arrival, the engine from its departure, on a machine that does other things.
-TRANSIT_S: Final = 0.1
+TRANSIT_S: Final = 0.2
 FINAL_CODES: Final = frozenset({1000, 6001, 6002})  # R.03.02.16
 SUBSCRIBE: Final = ""
 _FROM_TO: Final = 5  # "", "from", sender, "to", receiver
@@ -61,6 +61,8 @@ class Heard:
     """Which connection it came over, counted from 1."""
     common_name: str
     """Of the client certificate that it came with."""
+    serial: str = ""
+    """Of that certificate, as the engine writes it."""
     answered_at: float | None = None
 
     @property
@@ -169,10 +171,16 @@ def refuse(code: int, *, status: int = 200, message: str = "no", after: asyncio.
     return Reply(status, envelope(code, status_message=message), after=after)
 
 
-def raw(body: bytes | str, *, status: int = 200, content_type: str = "application/json", **headers: str) -> Reply:
+def raw(
+    body: bytes | str,
+    *,
+    status: int = 200,
+    content_type: str = "application/json",
+    headers: Mapping[str, str] | None = None,
+) -> Reply:
     """Answer with these very bytes."""
     data = body.encode() if isinstance(body, str) else body
-    return Reply(status, data, {"Content-Type": content_type, **headers})
+    return Reply(status, data, {"Content-Type": content_type, **(headers or {})})
 
 
 def bare(content: Any) -> Reply:
@@ -339,6 +347,7 @@ class Peer:
         }
         self.requests: list[Heard] = []
         self.engine: Platform
+        self.client_files: certificates.Files
         self._observers: dict[tuple[str, str, str], Observer] = {}
         self._something = asyncio.Event()
         self._closing = asyncio.Event()
@@ -374,7 +383,7 @@ class Peer:
             servers = Authority.create(f"server of {self.identity}", now=now, purpose=Purpose.SERVER)
             self.server_ca = servers.certificate_pem.decode()
             (self.folder / "clients.pem").write_bytes(self.clients.certificate_pem)
-            self._server_files = certificates.server(servers, HOST, now=now).save(self.folder, "server")
+            self.server_files = certificates.server(servers, HOST, now=now).save(self.folder, "server")
         self._closing = asyncio.Event()
         app = web.Application(client_max_size=BODY_MAX_BYTES)
         app[_CLOSING] = self._closing
@@ -382,8 +391,8 @@ class Peer:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         context = tls.server_context(
-            chain_file=self._server_files.chain_file,
-            key_file=self._server_files.key_file,
+            chain_file=self.server_files.chain_file,
+            key_file=self.server_files.key_file,
             client_ca_file=self.folder / "clients.pem",
         )
         await web.TCPSite(self._runner, HOST, self.port, ssl_context=context).start()
@@ -410,7 +419,7 @@ class Peer:
         async with engine.api() as api:
             order: dict[str, Any] = {"csr": csr.decode(), "confirmed": True, "server_ca": self.server_ca}
             signed = (await api.post("/api/v1/certificates/sign", json=order)).raise_for_status().json()
-            self._client_files = certificates.Identity(key, signed["chain"].encode()).save(self.folder, "client")
+            self.client_files = certificates.Identity(key, signed["chain"].encode()).save(self.folder, "client")
             order = {"platform": self.identity}
             asked = (await api.post("/api/v1/certificates/request", json=order)).raise_for_status().json()
             issued = self.clients.issue_client(check_request(asked["csr"].encode()), now=time.time())
@@ -438,20 +447,33 @@ class Peer:
 
     def client_context(self) -> ssl.SSLContext:
         """Make the context that the engine is spoken to with."""
-        files = self._client_files
+        files = self.client_files
         return tls.client_context(
             chain_file=files.chain_file, key_file=files.key_file, server_ca_file=self.engine.server_ca
         )
 
+    async def use(self, files: certificates.Files) -> None:
+        """Show another client certificate from now on."""
+        self.client_files = files
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
     # -- hearing ----------------------------------------------------------------------------------------------
 
     def watch(
-        self, producer: str, subscriber: str, module: str, *, limit: int = 1, retry_interval_s: float = 0.05
+        self,
+        producer: str,
+        subscriber: str,
+        module: str,
+        *,
+        limit: int = 1,
+        retry_interval_s: float = 0.05,
+        transit_s: float = TRANSIT_S,
     ) -> Observer:
         """Put an observer beside the updates of one subscription."""
-        observer = Observer(
-            parallelism_limit=limit, retry_interval_s=retry_interval_s, timeout_s=self.timeout_ms / 1000 - TRANSIT_S
-        )
+        timeout_s = self.timeout_ms / 1000 - transit_s
+        observer = Observer(parallelism_limit=limit, retry_interval_s=retry_interval_s, timeout_s=timeout_s)
         self._observers[producer, subscriber, module] = observer
         return observer
 
@@ -501,6 +523,7 @@ class Peer:
             at,
             connection,
             subject.get("commonName", ""),
+            certificate.get("serialNumber", "").lower().lstrip("0"),
         )
         observer = self._observers.get((heard.sender, heard.receiver, heard.module))
         seen = observer.begin(body) if observer is not None and heard.operation == "update" else None
@@ -622,11 +645,16 @@ class World:
         self, *parties: str, roles: Sequence[str] = (), hub: str | None = None, by_engine: bool = False
     ) -> Peer:
         """Register another partner that serves these parties, or one party if none is named."""
+        peer = await self.new_stranger(*parties, roles=roles, hub=hub)
+        await peer.register(self.engine, by_engine=by_engine)
+        return peer
+
+    async def new_stranger(self, *parties: str, roles: Sequence[str] = (), hub: str | None = None) -> Peer:
+        """Have another partner listen that the engine has not heard of."""
         named = parties or (f"NL{_code()}",)
         peer = Peer(self.folder, parties=dict.fromkeys(named, roles), hub=hub)
         self._peers.append(peer)
         await peer.listen()
-        await peer.register(self.engine, by_engine=by_engine)
         return peer
 
     async def publish(
