@@ -1,21 +1,17 @@
 """Payloads that others wrote: the draft's examples, and Locations of a real operator. Never part of this repository."""
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 
 from engine.protocol.modules.classes import OcpiClass
 from engine.protocol.modules.explain import explain
 from engine.protocol.modules.locations import ExceptionalPeriod, Hours, Location, RegularHours
+from tests.support.real_data import DATA, need_data
 from tests.unit.modules.test_accept import locations, statuses
 
-BESIDE = Path(__file__).parents[3].parent / "shared"
-DATA = Path(os.environ.get("OCPI_SHARED_DATA", BESIDE / "data"))
 EXAMPLES = DATA.parent / "spec" / "examples"
 
-need_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no folder of real data at {DATA} (OCPI_SHARED_DATA)")
 need_examples = pytest.mark.skipif(not EXAMPLES.is_dir(), reason=f"no folder of the draft's examples at {EXAMPLES}")
 
 
