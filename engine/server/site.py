@@ -276,8 +276,9 @@ class Site:
             answer = self.refused(error)
             if isinstance(error, VerbNotServed):
                 extra = f"Allow: {error.allowed}\r\n"
-        except StoreUnavailable:
-            _log.exception("the store is out of order", extra={"action": "store_unavailable"})
+        except StoreUnavailable as error:
+            # No trace: it would say nothing about the disk, and there is one for each request until there is room.
+            _log.warning("the store is out of order: %s", error, extra={"action": "store_unavailable"})
             answer = self.refused(Unavailable())
         except Exception:  # noqa: BLE001 - the one place where whatever a handler forgot is answered; no trace leaves
             _log.exception("a request failed here", extra={"action": "request_failed"})

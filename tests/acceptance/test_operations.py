@@ -332,7 +332,7 @@ async def test_internal_error_shows_no_trace(pair: Pair, suppliers: World) -> No
     assert (await peer.update(party, "locations", "L-1", 2, payload)).code == 1000
 
 
-# -- no room; last, since what is published here makes comparing slow ----------------------------------------------------------------------------------------------------
+# -- no room: last, since what is published here makes comparing slow ---------------------------------------------
 
 
 async def test_publishing_on_a_full_disk(pair: Pair) -> None:
@@ -375,7 +375,7 @@ async def test_answer_on_a_full_disk(pair: Pair, suppliers: World) -> None:
     peer = await suppliers.new_peer(roles=("locations:SENDER",))
     order = {"subscriber": party, "producer": peer.party, "module": "locations"}
     assert (await suppliers.api("POST", "/subscriptions", order))["state"] == "live"
-    objects = large("C")
+    objects, logged = large("C"), len(pair.emsp.log.read_text())
 
     with pair.disks[pair.emsp].full(pair.emsp):
         answers = {i: await peer.update(party, "locations", i, 1, payload) for i, payload in objects.items()}
@@ -386,6 +386,7 @@ async def test_answer_on_a_full_disk(pair: Pair, suppliers: World) -> None:
     assert {(answer.status, answer.code) for answer in refused.values()} == {(503, 3000)}
     shown = " ".join(answer.body.decode() for answer in refused.values())
     assert not [secret for secret in SECRETS_OF_THE_HOUSE if secret in shown]
+    assert "Traceback" not in pair.emsp.log.read_text()[logged:]  # a line each will do: there is no room for more
     # P3: what was answered with success is there, and what was refused is not.
     assert again == {i: 201 if i in refused else 200 for i in objects}
 
