@@ -306,7 +306,7 @@ async def test_an_endless_answer_is_left_at_the_limit(world):
             await wire.write(b"ffff\r\n" + bytes(0xFFFF) + b"\r\n")
             written += 0xFFFF
 
-    async with against(world, behave) as client:
+    async with against(world, behave, response_max_bytes=1_000_000) as client:
         assert await failure(client) == (FailureKind.TOO_LARGE, True)
     assert written < 100_000_000
 

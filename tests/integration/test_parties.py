@@ -148,7 +148,7 @@ async def test_parties_in_an_envelope(pair: tuple[Node, Node], envelope: str):
         (b"{}", PeerUnreachable),
         (b'{"parties":"BEBEC"}', PeerUnreachable),
         (b'{"status_code":3000,"status_message":"not today","timestamp":"t"}', PeerSaidNo),
-        (b'{"parties":[' + b" " * 2_000_000 + b"]}", PeerUnreachable),
+        (b'{"parties":[' + b" " * 9_000_000 + b"]}", PeerUnreachable),
     ],
 )
 async def test_an_answer_that_is_no_list_changes_nothing(pair: tuple[Node, Node], body: bytes, error: type[Exception]):

@@ -190,7 +190,10 @@ def test_not_even_our_own_authority_makes_authorities(world):
     [
         (replace(RIGHT, common_names=[HOST], usages=[certificates.CLIENT]), "purpose"),
         (replace(RIGHT, common_names=[HOST], usages=[certificates.SERVER], not_after=-60.0), "expired"),
-        (replace(RIGHT, common_names=[HOST], usages=[certificates.SERVER], not_before=86_400.0), "not yet valid"),
+        (
+            replace(RIGHT, common_names=[HOST], usages=[certificates.SERVER], not_before=86_400.0, not_after=172_800.0),
+            "not yet valid",
+        ),
         (replace(RIGHT, common_names=["hub.example.org"], usages=[certificates.SERVER]), "Hostname mismatch"),
         (replace(RIGHT, common_names=[HOST], hosts=[], usages=[certificates.SERVER]), "Hostname mismatch"),
     ],
