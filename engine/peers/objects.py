@@ -7,7 +7,7 @@ bytes, and a success is recognised by its first bytes.
 import asyncio
 from dataclasses import dataclass
 
-from engine.peers.client import FailureKind, PeerFailure, Peers
+from engine.peers.client import PeerFailure, Peers
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,9 @@ class ObjectRequests:
         try:
             answer = await self._peers.request(platform_id, "POST", path, body=body)
         except PeerFailure as failure:
-            answered = failure.kind is FailureKind.REDIRECT  # by whatever stands in front of the partner
             open_until: float | None = None
-            if failure.sent and not answered:
+            if failure.sent and not failure.answered:
                 sent_at = asyncio.get_running_loop().time() if failure.sent_at is None else failure.sent_at
                 open_until = sent_at + self.timeout_s(platform_id)
-            return Unanswered(str(failure), open_until, platform_up=answered)
+            return Unanswered(str(failure), open_until, platform_up=failure.answered)
         return Answered(answer.http_status, answer.body)

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.engine import Connection, Dialect
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 T = TypeVar("T")
@@ -254,8 +254,11 @@ def _translated() -> Iterator[None]:
     """Tell a database that is out of order from a statement that is wrong."""
     try:
         yield
-    except OperationalError as error:
-        raise StoreUnavailable(str(error.orig)) from error
+    except DatabaseError as error:
+        # A damaged file is a plain DatabaseError; its kinds but this one are about the statement or the data.
+        if isinstance(error, OperationalError) or type(error) is DatabaseError:
+            raise StoreUnavailable(str(error.orig)) from error
+        raise
 
 
 def _prepare_sqlite(engine: Engine, *, begin: str, autocheckpoint: int) -> None:
