@@ -5,6 +5,7 @@ first, then told to the receiver until it has heard it; a new subscribe from it 
 """
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass
 from typing import Final
@@ -149,7 +150,7 @@ class Producing:
         """
         async with self._database.reading() as tx:
             row = await self._live(tx, platform_id, subscriber, producer, module_name)
-            debt = await self._workers.debt(tx, row)
+        debt = await self._workers.debt(row)
         return CurrentState(row.retry_interval_s, debt.queue_size, row.queue_size_max)
 
     async def renegotiated(
@@ -396,16 +397,15 @@ class Producing:
         """Cancel subscriptions that owe more than was promised, once their first catch-up is done (B24)."""
         while True:
             await asyncio.sleep(self._settings.overflow_check_s)
-            overflowing: list[int] = []
             async with self._database.reading() as tx:
-                for row in await subscriptions.all_outbound(tx):
-                    worker = self._workers.worker(row.id)
-                    if row.state != OutboundState.LIVE or not row.caught_up or worker is None or not worker.backlogged:
-                        continue
-                    if (await self._workers.debt(tx, row)).queue_size > row.queue_size_max:
-                        overflowing.append(row.id)
-            for subscription_id in overflowing:
-                await self.cancel(subscription_id, CancellationReason.QUEUE_OVERFLOW)
+                rows = await subscriptions.all_outbound(tx)
+            for row in rows:
+                worker = self._workers.worker(row.id)
+                if row.state != OutboundState.LIVE or not row.caught_up or worker is None or not worker.backlogged:
+                    continue
+                if (await self._workers.debt(row)).queue_size > row.queue_size_max:
+                    with contextlib.suppress(Refused):  # it ended by itself meanwhile
+                        await self.cancel(row.id, CancellationReason.QUEUE_OVERFLOW)
 
 
 def _module_id(module_name: str) -> str:

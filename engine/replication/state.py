@@ -15,7 +15,7 @@ from engine.replication.accept import Accepting
 from engine.replication.consuming import Consuming
 from engine.replication.workers import Debt, Workers
 from engine.store import exceptions, objects, subscriptions
-from engine.store.database import Database, Tx
+from engine.store.database import Database
 from engine.store.subscriptions import InboundSubscription, OutboundSubscription
 
 STUCK_SHOWN_MAX: Final = 100  # objects of one subscription; the rest is counted
@@ -48,7 +48,9 @@ class StateReport:
         now = self._clock.now()
         stuck: list[dict[str, Any]] = []
         async with self._database.reading() as tx:
-            outbound = [await self._outbound(tx, row, now, stuck) for row in await subscriptions.all_outbound(tx)]
+            rows = await subscriptions.all_outbound(tx)
+        outbound = [await self._outbound(row, now, stuck) for row in rows]
+        async with self._database.reading() as tx:
             issued = await objects.count_by_module(tx, received=False)
             received = await objects.count_by_module(tx, received=True)
         inbound = [self._inbound(row, stuck) for row in await self._consuming.list()]
@@ -72,7 +74,8 @@ class StateReport:
             "state": platform.state,
             "base_url": platform.base_url,
             "connected_at": _time(platform.connected_at),
-            "reachable": not gate.narrow,
+            "reachable": not gate.narrow if platform.state == "connected" else None,
+            "failed_in_a_row": gate.failures,
             "next_probe_at": None if pause_s is None else _time(now + pause_s),
             "tolerant": platform.tolerant,
             "warnings": dict(frequent),
@@ -80,15 +83,13 @@ class StateReport:
             "last_error": platform.last_error,
         }
 
-    async def _outbound(
-        self, tx: Tx, row: OutboundSubscription, now: float, stuck: list[dict[str, Any]]
-    ) -> dict[str, Any]:
+    async def _outbound(self, row: OutboundSubscription, now: float, stuck: list[dict[str, Any]]) -> dict[str, Any]:
         live = row.state == OutboundState.LIVE
         worker = self._workers.worker(row.id)
         progress = None if worker is None else worker.progress()
-        debt = await self._workers.debt(tx, row) if live else Debt(0, None, 0, 0, None)
+        debt = await self._workers.debt(row) if live else Debt(0, None, 0, 0, None)
         if debt.waiting or debt.rejected:
-            await self._stuck_objects(tx, row, stuck)
+            await self._stuck_objects(row, stuck)
         if row.notice is not None:
             stuck.append(
                 {
@@ -131,8 +132,10 @@ class StateReport:
             "held_until": _time(row.hold_until) if held else None,
         }
 
-    async def _stuck_objects(self, tx: Tx, row: OutboundSubscription, stuck: list[dict[str, Any]]) -> None:
-        for failing in await exceptions.failing(tx, row.id, limit=STUCK_SHOWN_MAX):
+    async def _stuck_objects(self, row: OutboundSubscription, stuck: list[dict[str, Any]]) -> None:
+        async with self._database.reading() as tx:
+            found = await exceptions.failing(tx, row.id, limit=STUCK_SHOWN_MAX)
+        for failing in found:
             if failing.first_failed_at is None:
                 continue
             stuck.append(

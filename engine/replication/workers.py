@@ -201,20 +201,29 @@ class Workers:
         """Return a subscription's worker, if there is one here."""
         return self._workers.get(subscription_id)
 
-    async def debt(self, tx: Tx, row: OutboundSubscription) -> Debt:
-        """Count the objects owed, from the log: unread ones, ones being sent, and ones that wait."""
+    async def debt(self, row: OutboundSubscription) -> Debt:
+        """Count the objects owed, each once: unread ones, ones being sent, and ones that wait.
+
+        What the worker knows is taken first and the store is read after that: an object that is filed in between
+        is then seen twice, and counted once, while the other way round it would be in neither.
+        """
         worker = self._workers.get(row.id)
         position = row.watermark if worker is None else worker.ledger.position
         reserved: set[Key] = set() if worker is None else worker.ledger.reserved()
-        unread, oldest = await objects.count_after(
-            tx, row.module, producer=row.producer, subscriber=row.subscriber, after=position
-        )
-        tally = await exceptions.tally(tx, row.id, log=row.module, position=position)
-        twice = len(await exceptions.by_keys(tx, row.id, reserved)) if reserved and tally.waiting else 0
         oldest_read = None if worker is None else worker.ledger.oldest_since()
+        async with self._database.reading() as tx:
+            unread, oldest = await objects.count_after(
+                tx, row.module, producer=row.producer, subscriber=row.subscriber, after=position
+            )
+            tally = await exceptions.tally(tx, row.id, log=row.module, position=position)
+            if reserved and unread:
+                reserved -= await objects.changed_after(tx, row.module, reserved, after=position)
+            if reserved and tally.waiting:
+                rows = await exceptions.by_keys(tx, row.id, reserved)
+                reserved -= {key for key, waiting in rows.items() if not waiting.rejected}
         ages = [age for age in (oldest, tally.first_failed_at, oldest_read) if age is not None]
         return Debt(
-            unread + len(reserved) + tally.waiting - twice,
+            unread + len(reserved) + tally.waiting,
             min(ages, default=None),
             tally.waiting,
             tally.rejected,

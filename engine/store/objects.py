@@ -291,6 +291,17 @@ async def count_after(tx: Tx, log: str, *, producer: str, subscriber: str, after
     return int(count), oldest
 
 
+async def changed_after(tx: Tx, log: str, keys: Collection[tuple[str, str]], *, after: int) -> set[tuple[str, str]]:
+    """Say which of these objects, by (issuer, key), changed after a position."""
+    wanted = set(keys)
+    rows = await tx.execute(
+        select(objects.c.issuer, objects.c.object_key).where(
+            objects.c.log == log, objects.c.seq > after, objects.c.object_key.in_({key for _, key in wanted})
+        )
+    )
+    return {(issuer, key) for issuer, key in rows} & wanted
+
+
 async def reissuable(
     tx: Tx, *, party: str | None, module: str | None, after: int, limit: int
 ) -> list[tuple[int, Change]]:

@@ -136,8 +136,8 @@ class Producer:
         """Count what is owed."""
         async with self.database.reading() as tx:
             row = await subscriptions.outbound_by_id(tx, subscription_id)
-            assert row is not None
-            return (await self.workers.debt(tx, row)).queue_size
+        assert row is not None
+        return (await self.workers.debt(row)).queue_size
 
     async def drained(self, subscription_id: int) -> None:
         """Wait until nothing is owed."""
