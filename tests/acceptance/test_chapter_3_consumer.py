@@ -413,6 +413,18 @@ async def test_an_update_that_lacks_fields_or_is_no_object(one: World, peer: Pee
     assert await one.received(MODULE, emsp) == {}
 
 
+async def test_an_update_may_be_written_in_any_way(one: World, peer: Peer, emsp: str):
+    """Order, white space, unknown fields and the case of party ids do not matter; of the payload every byte is kept."""
+    await subscribe(one, emsp, peer)
+    body = b"""
+    { "payload" :  { "x" : 0.10 ,"status":"AVAILABLE"}  , "more": [1E400, {"payload": {}}],
+      "version" : 5 ,\t"issuer_party":"%b", "id" : "\\u0041" }
+    """ % peer.party.lower().encode()
+    answer = await peer.request(emsp.lower(), MODULE, "update", body, sender=peer.party.lower())
+    check_plain_success(answer, 201)
+    assert await one.received(MODULE, emsp) == {"A": (5, b'{ "x" : 0.10 ,"status":"AVAILABLE"}')}
+
+
 # -- 03.04 --------------------------------------------------------------------------------------------------
 
 

@@ -173,6 +173,16 @@ async def test_a_subscribe_that_is_no_json_object_is_a_bad_request(peer: Peer, c
     assert (answer.status, answer.code) == (400, 2001)
 
 
+async def test_party_ids_are_compared_without_case(one: World, peer: Peer, cpo: str):
+    """A subscribe in lower case is the same subscription (B10), and what we send has the ids in upper case."""
+    assert (await peer.subscribe(cpo.lower(), MODULE, sender=peer.party.lower())).code == 1000
+    assert (await peer.request(cpo, MODULE, "state", method="GET")).code == 1000
+    await one.publish(cpo, MODULE, {"A": AVAILABLE})
+    (update,) = await peer.heard("update")
+    assert (update.sender, update.receiver, update.json["issuer_party"]) == (cpo, peer.party, cpo)
+    assert (await peer.subscribe(cpo, MODULE.upper())).code == 5004, "module ids are no party ids"
+
+
 # -- 03.02: the request ------------------------------------------------------------------------------------
 
 
@@ -301,7 +311,6 @@ async def test_6001_is_final_for_its_version_only(one: World, peer: Peer, cpo: s
 @pytest.mark.requirement("R.03.02.16")
 async def test_6002_is_a_failure_at_first_and_the_end_later(one: World, peer: Peer, cpo: str):
     """Until the time-out has passed since the subscribe was answered 6002 is retried (B28), then it ends it (B4)."""
-    watch = peer.watch(cpo, peer.party, MODULE)
     peer.script["update"] = always(refuse(6002))
     await one.publish(cpo, MODULE, {"A": AVAILABLE, "B": AVAILABLE})
     await peer.subscribe(cpo, MODULE)
@@ -317,7 +326,9 @@ async def test_6002_is_a_failure_at_first_and_the_end_later(one: World, peer: Pe
     await marked(one, peer, cpo)
     assert len(of_module(peer)) == len(attempts)
     assert len(peer.of("cancel-your-subscription")) == 0
-    assert watch.violations in ([], [v for v in watch.violations if "early" in v])
+    for n, (failed, retry) in enumerate(pairwise(of_module(peer, "A")), start=1):
+        assert failed.answered_at is not None
+        assert retry.at - failed.answered_at >= 2 ** (n - 1) * 0.05, n
 
 
 @pytest.mark.requirement("R.03.02.16")
@@ -967,10 +978,11 @@ async def test_a_backoff_survives_a_restart(one: World, peer: Peer, cpo: str):
     await one.when_here(cpo, waiting_for_backoff=1, in_flight=0)
     assert await one.engine.stop() == 0
     await one.engine.start()
+    running_at = asyncio.get_running_loop().time()
     attempts = await peer.heard("update", 7)
     failed = attempts[5].answered_at
     assert failed is not None
-    assert 3.2 <= attempts[6].at - failed < 3.2 + 2 * SOON_S
+    assert failed + 3.2 <= attempts[6].at < max(failed + 3.2, running_at) + SOON_S
     await one.when_here(cpo, queue_size=0)
     assert watch.violations == []
 
