@@ -105,15 +105,12 @@ def _platforms(platforms: list[dict[str, Any]]) -> Any:
 
     rows = []
     for one in platforms:
-        reach = (
-            "answers" if one["reachable"] else output.odd(f"down; next try {output.age(one['next_probe_at']) or 'now'}")
-        )
         connected = one["state"].lower() == "connected"
         rows.append(
             [
                 one["identity"],
                 coloured(one["state"]),
-                reach if connected else None,
+                _reachability(one),
                 output.age(one["connected_at"]),
                 one["last_error"],
             ]
@@ -123,6 +120,18 @@ def _platforms(platforms: list[dict[str, Any]]) -> Any:
 
 _THEIRS = ["id", "module", "from → to", "state", "queue", "oldest", "in flight", "failing", "next"]
 _OURS = ["id", "module", "from → to", "state", "queue there", "asked", "next"]
+
+
+def _reachability(platform: dict[str, Any]) -> Any:
+    """Say whether a partner answers; the first failures do not make it down, and are not hidden either."""
+    from engine.cli import output
+
+    if platform["reachable"] is None:
+        return None
+    if not platform["reachable"]:
+        return output.odd(f"down; next try {output.age(platform['next_probe_at']) or 'now'}")
+    failed = platform["failed_in_a_row"]
+    return output.odd(f"{failed} failed in a row") if failed else "answers"
 
 
 def _theirs(one: dict[str, Any]) -> list[Any]:

@@ -45,6 +45,11 @@ class Gate:
         """Whether the platform counts as down, or has just come back."""
         return self._limit is not None
 
+    @property
+    def failures(self) -> int:
+        """How many connections failed since the last answer."""
+        return self._failures
+
     def next_probe_in_s(self, now: float) -> float | None:
         """Return how long nothing is sent; None while the gate is open."""
         return None if self._limit is None else max(0.0, self._closed_until - now)
