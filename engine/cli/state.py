@@ -103,18 +103,16 @@ def _platforms(platforms: list[dict[str, Any]]) -> Any:
     from engine.cli import output
     from engine.cli.platforms import coloured
 
-    rows = []
-    for one in platforms:
-        connected = one["state"].lower() == "connected"
-        rows.append(
-            [
-                one["identity"],
-                coloured(one["state"]),
-                _reachability(one),
-                output.age(one["connected_at"]),
-                one["last_error"],
-            ]
-        )
+    rows = [
+        [
+            one["identity"],
+            coloured(one["state"]),
+            _reachability(one),
+            output.age(one["connected_at"]),
+            one["last_error"],
+        ]
+        for one in platforms
+    ]
     return output.table(["partner", "state", "", "connected", "last error"], rows)
 
 
