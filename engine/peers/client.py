@@ -145,6 +145,7 @@ class Peers:
         """Begin without platforms."""
         self._settings = settings
         self._sessions: dict[int, _Session] = {}
+        self._announced_s: dict[int, float] = {}
         self._resolvers = ThreadPoolExecutor(RESOLVERS_MAX, "resolve")
         self._open: set[_Connection] = set()
         self._stopped = False
@@ -179,6 +180,7 @@ class Peers:
         session = _Session(peer, context, self._settings, self._resolvers, self._open)
         old = self._sessions.get(peer.platform_id)
         self._sessions[peer.platform_id] = session
+        self.announced(peer.platform_id, peer.request_timeout_s)
         if old is not None:
             old.retire()
 
@@ -188,14 +190,21 @@ class Peers:
         if session is not None:
             session.retire()
 
+    def announced(self, platform_id: int, request_timeout_s: float) -> None:
+        """Note a platform's time-out; it outlives the session, since requests that were made on it do so, too."""
+        self._announced_s[platform_id] = request_timeout_s
+
     def knows(self, platform_id: int) -> bool:
         """Say whether requests to this platform can be made."""
         return platform_id in self._sessions
 
     def timeout_s(self, platform_id: int) -> float:
-        """Return how long a request to this platform may take; the default where it is not known."""
+        """Return how long a request to this platform may take; the longest that we bear where it is not known."""
         session = self._sessions.get(platform_id)
-        return session.timeout_s if session is not None else self._settings.request_timeout_max_ms / 1000
+        if session is not None:
+            return session.timeout_s
+        longest_s = self._settings.request_timeout_max_ms / 1000
+        return min(self._announced_s.get(platform_id, longest_s), longest_s)
 
     async def request(
         self,

@@ -57,6 +57,9 @@ class Sessions:
         async with self._swapping:
             platform = self._directory.platform(platform_id)
             certificate = await self.certificate(platform_id)
+            timeout_ms = platform.request_timeout_ms
+            if timeout_ms is not None:
+                self._peers.announced(platform_id, timeout_ms / 1000)
             if platform.state not in TALKING or platform.base_url is None or certificate is None:
                 self._peers.forget(platform_id)
                 return
@@ -64,7 +67,6 @@ class Sessions:
                 context = await asyncio.to_thread(self._context, platform, certificate)
             except CertificateError as error:
                 raise Refused(str(error)) from error
-            timeout_ms = platform.request_timeout_ms
             timeout_s = UNANNOUNCED_TIMEOUT_S if timeout_ms is None else timeout_ms / 1000
             self._peers.use(Peer(platform_id, platform.identity, platform.base_url, timeout_s), context)
 

@@ -615,3 +615,11 @@ async def test_both_ends_together(world):
             assert (await wire.ask(b"GET /ocpi/versions HTTP/1.1\r\nHost: x\r\n\r\n")).status == 200
 
     assert sorted(got) == list(range(1000))
+
+
+async def test_a_platform_s_time_out_outlives_its_session(world):
+    """Requests that were made on the session may be in progress still; of a platform never heard of, the longest."""
+    async with peers(world, 1, timeout_s=7.0, request_timeout_max_ms=60_000) as client:
+        client.forget(1)
+        client.announced(2, 90.0)
+        assert [client.timeout_s(number) for number in (1, 2, 3)] == [7.0, 60.0, 60.0]
