@@ -131,6 +131,8 @@ class Reply:
     """Whether an update is stored all the same; None: if it is answered with success."""
     after: asyncio.Event | None = None
     """Not answered before this happens."""
+    answered: bool = False
+    """Whether the request is over all the same, although ``behave`` gives no whole answer."""
 
     @property
     def code(self) -> int | None:
@@ -252,8 +254,8 @@ HALF: Final = Reply(behave=_half)
 """The connection breaks in the middle of a success."""
 DRIP: Final = Reply(behave=_drip)
 """A success, one byte a second."""
-FLOOD: Final = Reply(behave=_flood)
-"""A success whose message has no end."""
+FLOOD: Final = Reply(behave=_flood, answered=True)
+"""A success whose message has no end: an answer, but too large a one."""
 NO_HTTP: Final = Reply(behave=_no_http)
 """Something that is not HTTP."""
 
@@ -616,7 +618,7 @@ def _observe(observer: Observer, seen: Seen, reply: Reply, body: bytes) -> None:
     """Tell the observer what is about to be answered."""
     if reply.stored or (reply.stored is None and reply.is_success):
         observer.take(seen, body)
-    if reply.behave is not None:
+    if reply.behave is not None and not reply.answered:
         observer.unanswered(seen)
     else:
         observer.answered(seen, success=reply.is_success or reply.code in FINAL_CODES - {1000})
