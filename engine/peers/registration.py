@@ -16,7 +16,7 @@ from engine.protocol.registration import BYE, CONNECTION, PARTIES, RENEW, VERSIO
 class Reply:
     """An answer on a platform-level path, out of its envelope if it came in one (W4).
 
-    ``content`` is a JSON object, or empty. ``is_json`` is False for HTML and its like.
+    ``content`` is a JSON object, or empty. ``is_json`` is False for HTML and its like, and where there is no body.
     """
 
     http_status: int
@@ -24,11 +24,18 @@ class Reply:
     message: str
     content: bytes
     is_json: bool
+    is_strange: bool = False
+    """Whether it is something else than OCPI: a proxy's page for people, which says nothing of the partner."""
 
     @property
     def ok(self) -> bool:
         """Whether it says yes."""
         return self.http_status // 100 == 2 and self.status_code in (None, SUCCESS)  # noqa: PLR2004
+
+    @property
+    def done(self) -> bool:
+        """Whether it says yes where the draft gives the answer no body: none will do, a page for people will not."""
+        return self.ok and not self.is_strange
 
     @property
     def passing(self) -> bool:
@@ -80,7 +87,9 @@ def read_reply(answer: PeerAnswer) -> Reply:
     response = envelope.read(answer.body)
     if response is None:
         is_json = _is_object(answer.body)
-        return Reply(answer.http_status, None, "", answer.body if is_json else b"", is_json=is_json)
+        strange = not is_json and answer.body.strip() != b""
+        content = answer.body if is_json else b""
+        return Reply(answer.http_status, None, "", content, is_json=is_json, is_strange=strange)
     # A bare object with a field of this name is none of chapter 1's, so this is an envelope.
     content = response.content if response.status_code == SUCCESS else b""
     return Reply(answer.http_status, response.status_code, response.status_message or "", content, is_json=True)

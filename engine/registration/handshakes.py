@@ -312,7 +312,7 @@ class Handshakes:
                     f"{platform.identity} was not told, so nothing changed: {failure};"
                     " resetting the connection ends it on this side only"
                 ) from failure
-            if not reply.ok and reply.http_status not in _ENDED_THERE:
+            if not reply.done and reply.http_status not in _ENDED_THERE:
                 raise PeerSaidNo(reply.http_status, reply.status_code, reply.message)
         return await self._end(platform.id, PlatformEvent.LEAVE, reason)
 

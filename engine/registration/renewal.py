@@ -319,7 +319,7 @@ class Renewals:
         except PeerFailure as failure:
             await self._again(renewal, str(failure))
             return
-        if reply.ok:
+        if reply.done:
             expires_at = self._expires_at(renewal)
             await self._change(renewal, state=RenewalState.WAITING, due_at=expires_at, last_error=None)
         elif reply.passing:
@@ -346,7 +346,7 @@ class Renewals:
             words, over = str(failure), late
         else:
             words, over = _words(reply), late or not reply.passing
-            if reply.ok:
+            if reply.done:
                 await self._change(renewal, state=end, due_at=None, last_error=None)
                 return
         if over:
