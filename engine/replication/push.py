@@ -546,6 +546,8 @@ class PushWorker:
             for row in ripe:
                 owed = newest.get((row.issuer, row.key))
                 attempts = row.attempts if owed is None or row.version in (owed.version, ANY_VERSION) else 0
+                if owed is not None and owed.seq <= subscription.attempted_to:
+                    attempts = max(attempts, 1)  # a run that ended without a word may have sent it
                 due_at = now + self._timeout_s() + backoff_s(attempts + 1, subscription.retry_interval_s)
                 due_at += self._shared.settings.booking_margin_s
                 version = row.version if owed is None else owed.version
