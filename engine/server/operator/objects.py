@@ -226,15 +226,18 @@ class _Selection:
     async def read(self, after: int, limit: int) -> tuple[list[tuple[int, bytes]], int, bool]:
         """Read a page, where to go on from, and whether there is more."""
         stale = await self._stale()
-        async with self._database.reading() as tx:
-            page, more = await self._page(tx, after, limit)
-            cursor = page[-1].seq if page else after
-            if not page:
-                # Only what lies at or below an end that was read before the page is surely not in it.
-                cursor = await self._end(tx, after)
-                page, more = await self._page(tx, after, limit)
-                cursor = page[-1].seq if page else cursor
+        page, cursor, more = await self._database.read(lambda tx: self._read(tx, after, limit))
         return [(stored.seq, wire.written(stored, stale=_source(stored) in stale)) for stored in page], cursor, more
+
+    async def _read(self, tx: Tx, after: int, limit: int) -> tuple[list[StoredObject], int, bool]:
+        page, more = await self._page(tx, after, limit)
+        cursor = page[-1].seq if page else after
+        if not page:
+            # Only what lies at or below an end that was read before the page is surely not in it.
+            cursor = await self._end(tx, after)
+            page, more = await self._page(tx, after, limit)
+            cursor = page[-1].seq if page else cursor
+        return page, cursor, more
 
     async def _page(self, tx: Tx, after: int, limit: int) -> tuple[list[StoredObject], bool]:
         """Read up to so many objects, fewer if they are large, and say whether there are more."""
