@@ -1,6 +1,7 @@
 """Chapter 1, connections and certificates: real engines with each other, and one with scripted partners."""
 
 import asyncio
+import base64
 import contextlib
 import json
 import random
@@ -15,6 +16,8 @@ import httpx
 import pytest
 import pytest_asyncio
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from certs.authority import Authority
@@ -422,6 +425,48 @@ async def test_a_renewal_that_is_refused(one: World, peer: Peer, asked_for: str)
     (shown,) = await reaches(one.engine, "renewals", platform=peer.identity, state="refused")
     assert shown["reason"] == heard.json["reason"]
     assert len(await listed(one.engine, "certificates", platform=peer.identity, issued_here=True)) == 1
+    assert (await peer.ask("GET", "/parties")).status == 200
+
+
+def odd_request(kind: str, name: str) -> str:
+    """Write a certificate signing request that must not be signed."""
+    right = make_request(name)[1].decode()
+    if kind == "bad signature":
+        lines = right.splitlines()
+        der = bytearray(base64.b64decode("".join(lines[1:-1])))
+        der[-1] ^= 1
+        return "\n".join([lines[0], base64.b64encode(der).decode(), lines[-1], ""])
+    if kind == "huge":
+        return right + "#" * 1_000_000
+    key: certificates.Key = ec.generate_private_key(ec.SECP256R1())
+    if kind == "weak key":
+        key = rsa.generate_private_key(65537, 1024)  # noqa: S505 - that is what is wrong with it
+    names = {"two names": [name, "other.example.org"], "no domain name": ["../../etc"], "no name": []}.get(kind, [name])
+    usage = ExtendedKeyUsageOID.SERVER_AUTH if kind == "for servers" else ExtendedKeyUsageOID.CLIENT_AUTH
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each) for each in names])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+@pytest.mark.requirement("R.01.01.05", "R.01.01.07")
+@pytest.mark.parametrize(
+    "kind", ["bad signature", "weak key", "for servers", "two names", "no domain name", "no name", "huge"]
+)
+async def test_odd_requests_are_not_signed(one: World, peer: Peer, kind: str):
+    """Neither for the operator, who is told why, nor when a partner asks for a renewal."""
+    text = odd_request(kind, peer.identity)
+    refused = await post(one.engine, "/certificates/sign", {"csr": text, "confirmed": True})
+    assert refused.is_client_error
+    assert refused.json()["error"]["message"]
+    answer = await peer.ask("POST", f"/connection/{OURS}", {"csr": text, "callbackId": "odd-1"})
+    if kind == "huge":
+        assert (answer.status, answer.code, answer.fields) == (200, 2001, {"/csr"})
+    else:
+        assert answer.status == 200
+        (heard,) = await peer.heard(callback("odd-1"))
+        assert heard.json.keys() == {"reason"}
+    assert len(await listed(one.engine, "certificates", platform=peer.identity)) == 2
     assert (await peer.ask("GET", "/parties")).status == 200
 
 
