@@ -123,6 +123,12 @@ class Subscriptions(Section):
     overflow_again_s: Duration = Field(
         default=60.0, description="first pause after QUEUE_OVERFLOW; doubles up to a day"
     )
+    notice_again_s: Annotated[float, Field(gt=0)] = Field(
+        default=5.0, description="first pause before a cancellation is told again; doubles"
+    )
+    notice_again_max_s: Annotated[float, Field(gt=0)] = Field(
+        default=3600.0, description="longest pause: a receiver may be away for months, and is told within the hour"
+    )
 
 
 class Replication(Section):

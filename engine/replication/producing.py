@@ -28,8 +28,6 @@ from engine.store.subscriptions import Fenced, OutboundSubscription
 
 _log = logging.getLogger(__name__)
 
-NOTICE_PAUSE_S: Final = 5.0  # first pause before a cancellation is told again; doubles
-NOTICE_PAUSE_MAX_S: Final = 3600.0  # the receiver may be away for months; an hour is soon enough then
 STORE_PAUSE_S: Final = 1.0
 
 
@@ -261,8 +259,11 @@ class Producing:
             raise NotFoundHere(f"there is no partner's subscription with number {subscription_id}")
         return row
 
-    async def cancel(self, subscription_id: int, reason: str) -> OutboundSubscription:
-        """Cancel as the sender (UC 03.05); returns once nothing more is begun, and the receiver is told after that."""
+    async def cancel(self, subscription_id: int, reason: str, *, epoch: int | None = None) -> OutboundSubscription:
+        """Cancel as the sender (UC 03.05); returns once nothing more is begun, and the receiver is told after that.
+
+        With an ``epoch``, only if nothing changed since. Raises ``Refused`` when there is nothing to cancel.
+        """
         try:
             why = CancellationReason(reason)
         except ValueError as error:
@@ -271,6 +272,8 @@ class Producing:
             row = await subscriptions.outbound_by_id(tx, subscription_id)
             if row is None:
                 raise NotFoundHere(f"there is no partner's subscription with number {subscription_id}")
+            if epoch is not None and row.epoch != epoch:
+                raise Refused(f"subscription {subscription_id} was changed meanwhile")
             if not OUTBOUND.allows(OutboundState(row.state), OutboundEvent.CANCELLED_HERE):
                 raise Refused(f"subscription {subscription_id} is {row.state}: there is nothing to cancel")
             await self._end(tx, row, OutboundEvent.CANCELLED_HERE, ended_by="us", end_reason=why.value)
@@ -348,7 +351,7 @@ class Producing:
         while True:
             self._notices_changed.clear()
             now = self._clock.now()
-            soonest = now + NOTICE_PAUSE_MAX_S
+            soonest = now + self._limits.notice_again_max_s
             for row in await self.list():
                 if row.notice_due_at is None or row.id in self._telling:
                     continue
@@ -371,7 +374,10 @@ class Producing:
                     state = OUTBOUND.after(OutboundState(row.state), OutboundEvent.NOTICE_ANSWERED)
                     values: dict[str, object] = {"state": state.value, "notice": None, "notice_due_at": None}
                 else:
-                    pause_s = min(NOTICE_PAUSE_S * 2.0 ** min(row.notice_attempts, 30), NOTICE_PAUSE_MAX_S)
+                    pause_s = min(
+                        self._limits.notice_again_s * 2.0 ** min(row.notice_attempts, 30),
+                        self._limits.notice_again_max_s,
+                    )
                     values = {"notice_due_at": self._clock.now() + pause_s, "notice_error": error[:ERROR_LENGTH_MAX]}
                     values["notice_attempts"] = row.notice_attempts + 1
                 await subscriptions.change_outbound(tx, row, **values)
@@ -404,8 +410,8 @@ class Producing:
                 if row.state != OutboundState.LIVE or not row.caught_up or worker is None or not worker.backlogged:
                     continue
                 if (await self._workers.debt(row)).queue_size > row.queue_size_max:
-                    with contextlib.suppress(Refused):  # it ended by itself meanwhile
-                        await self.cancel(row.id, CancellationReason.QUEUE_OVERFLOW)
+                    with contextlib.suppress(Refused):  # it ended, or began anew, meanwhile
+                        await self.cancel(row.id, CancellationReason.QUEUE_OVERFLOW, epoch=row.epoch)
 
 
 def _module_id(module_name: str) -> str:

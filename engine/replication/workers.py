@@ -208,6 +208,8 @@ class Workers:
         is then seen twice, and counted once, while the other way round it would be in neither.
         """
         worker = self._workers.get(row.id)
+        if worker is not None and worker.subscription.epoch < row.epoch:
+            worker = None  # it has yet to notice the change, and will go back to the watermark then
         position = row.watermark if worker is None else worker.ledger.position
         reserved: set[Key] = set() if worker is None else worker.ledger.reserved()
         oldest_read = None if worker is None else worker.ledger.oldest_since()
