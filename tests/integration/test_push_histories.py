@@ -19,7 +19,7 @@ from engine.protocol.ids import PartyId
 from engine.protocol.subscriptions import Parameters
 from engine.replication.producing import Producing
 from engine.settings import Subscriptions
-from engine.store import objects
+from engine.store import objects, subscriptions
 from engine.store.migrating import migrate
 from engine.store.tables import platforms
 from tests.integration.test_push import ISSUER, SETTINGS, TIMEOUT_S, Producer, Receiver
@@ -255,3 +255,20 @@ async def test_asked_for_again_after_an_end_without_a_word(tmp_path: Path) -> No
         await made.attempts(3)
 
         assert made.observer.violations == []
+
+
+@pytest.mark.requirement("R.03.06.04")
+async def test_debt_of_a_new_life_before_its_worker_knows_of_it(tmp_path: Path) -> None:
+    """What a new life owes is owed from its first moment, not from when the worker has looked."""
+    async with history(tmp_path, 1) as made:
+        made.receiver.faulty = 0
+        await made.producer.publish(*IDS, version=1)
+        await made.subscribe()
+        (row,) = await made.producing.list()
+        await made.producer.drained(row.id)
+        async with made.producer.database.transaction() as tx:
+            row = await subscriptions.outbound_by_id(tx, row.id) or row
+            await subscriptions.change_outbound(tx, row, life=row.life + 1, watermark=0)
+        (row,) = await made.producing.list()
+
+        assert (await made.producer.workers.debt(row)).queue_size == len(IDS)
