@@ -175,6 +175,7 @@ async def platforms(
     """Make and start a CPO (party BEBEC) and an eMSP (party NLEMS), not yet connected."""
     quick = {
         "OCPI_ENGINE_SUBSCRIPTIONS__ASK_AGAIN_S": "0.2",
+        "OCPI_ENGINE_SUBSCRIPTIONS__NOTICE_AGAIN_S": "0.2",
         "OCPI_ENGINE_PEERS__REQUEST_TIMEOUT_MS": "2000",
         "OCPI_ENGINE_REPLICATION__PROBE_PAUSE_MAX_S": "0.5",
         "OCPI_ENGINE_REPLICATION__HEARTBEAT_S": "2",
