@@ -9,6 +9,7 @@ so that no storm breaks loose when a platform comes back.
 import asyncio
 from typing import Protocol
 
+UNUSED_PLACE_S = 0.05  # a waiter that was let in and has nothing to send leaves its place to the next after this
 WIDE_OPEN = 1024  # requests at once; wider than any platform's subscriptions together
 
 
@@ -81,15 +82,17 @@ class Gate:
         self._waiters.pop(waiter, None)
 
     def let_in(self, now: float) -> None:
-        """Let waiters send, the earliest due first, as long as there are places."""
-        while self._waiters and (
-            self._limit is None or (self._in_progress < self._limit and now >= self._closed_until)
-        ):
-            first = min(self._waiters, key=lambda waiter: waiter.due_at())
-            del self._waiters[first]
-            first.admitted()
+        """Let as many waiters send as there are places, the earliest due first."""
+        for waiter in sorted(self._waiters, key=lambda waiter: waiter.due_at())[: self._places(now)]:
+            del self._waiters[waiter]
+            waiter.admitted()
         if self._waiters:
             self._arm(now)
+
+    def _places(self, now: float) -> int:
+        if self._limit is None:
+            return len(self._waiters)
+        return max(0, self._limit - self._in_progress) if now >= self._closed_until else 0
 
     def _succeeded(self) -> None:
         self._failures = 0
@@ -114,11 +117,15 @@ class Gate:
         self._closed_until = now + min(2.0 ** min(self._failed_probes - 1, 30), self._pause_max_s)
 
     def _arm(self, now: float) -> None:
+        """Look again when the gate opens, or soon when a place may stay unused; a place given back looks by itself."""
         if self._timer is not None:
             self._timer.cancel()
-        delay = max(0.0, self._closed_until - now)
-        if delay:
-            self._timer = asyncio.get_running_loop().call_later(delay, self._open_again)
+        delay = self._closed_until - now
+        if delay <= 0:
+            if not self._places(now):
+                return
+            delay = UNUSED_PLACE_S
+        self._timer = asyncio.get_running_loop().call_later(delay, self._open_again)
 
     def _open_again(self) -> None:
         self._timer = None

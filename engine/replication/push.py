@@ -261,12 +261,14 @@ class PushWorker:
     def due_at(self) -> float:
         """When its next request was due, for the gate to let the earliest in first."""
         first = next(iter(self._ledger.ready.values()), None)
-        return self._next_due_at if first is None else first.since
+        times = [] if first is None else [first.since]
+        return min([*times, self._next_due_at] if self._rows else times, default=self._now())
 
     def admitted(self) -> None:
-        """Go on: the gate has a place again."""
+        """Go on: the gate has a place again, and what is due for its backoff comes before what is new (B6)."""
         self._gated = False
-        self._pump()
+        if not self._retry_due():
+            self._pump()
         self._wake.set()
 
     # -- the driver ---------------------------------------------------------------------------------------
@@ -292,7 +294,7 @@ class PushWorker:
             return
         await self._file()
         self._digest()
-        if self._rows and not self._gated and self._now() >= self._next_due_at and self._free_slots() > 0:
+        if self._retry_due() and not self._gated and self._free_slots() > 0:
             await self._retry()
         if len(self._ledger.ready) < self._window // 2:
             if self._ledger.pointers:
@@ -564,6 +566,10 @@ class PushWorker:
 
     # -- sending ------------------------------------------------------------------------------------------
 
+    def _retry_due(self) -> bool:
+        """Say whether something that waits for its backoff may be due; it comes before what is new."""
+        return self._rows and self._now() >= self._next_due_at
+
     def _free_slots(self) -> int:
         """Slots in which something may be sent now."""
         return self._parallelism - len(self._lanes) - self._booking if self._sending() else 0
@@ -616,7 +622,7 @@ class PushWorker:
         """Say whether a lane may take the next ready object; its own slot counts as taken already."""
         if not self._ledger.ready or not self._sending() or len(self._lanes) + self._booking > self._parallelism:
             return False
-        return not (self._rows and self._now() >= self._next_due_at)  # a retry that is due comes first
+        return not self._retry_due()
 
     def _sending(self) -> bool:
         return not self._stopping and not self._reload and self.live and self._now() >= self.subscription.hold_until
