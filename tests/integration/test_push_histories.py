@@ -224,7 +224,7 @@ async def history(folder: Path, seed: int) -> AsyncIterator[History]:
 
 
 @pytest.mark.requirement(
-    "R.03.02.16", "R.03.02.17", "R.03.02.18", "R.03.03.01", "R.03.04.06", "R.03.09.05", "R.03.10.06"
+    "R.03.02.16", "R.03.02.17", "R.03.02.18", "R.03.03.01", "R.03.04.06a", "R.03.09.05", "R.03.10.06"
 )
 @pytest.mark.parametrize("seed", range(8))
 async def test_random_histories(tmp_path: Path, seed: int) -> None:
