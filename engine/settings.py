@@ -1,7 +1,7 @@
 """Settings: one frozen value, read once from ``engine.toml`` and the environment, all problems reported at once.
 
 A variable ``OCPI_ENGINE_<SECTION>__<NAME>`` overrides the file, for instance
-``OCPI_ENGINE_LISTENER__PORT=8443``. No other module reads the environment.
+``OCPI_ENGINE_LISTENER__PORT=8443``. Nothing else reads the environment but ``engine.faults``, for tests.
 """
 
 import os
