@@ -4,8 +4,8 @@
 
     broker ──segments──▶ inbox ─┐
                                 ├─▶ position ─▶ pointers ─▶ ready ─▶ lanes ─HTTPS─▶ subscriber
-    log ─────────walk───────────┘                  ▲           (≤ parallelism)    │
-    exceptions ──due, booked───────────────────────┘                              │
+    log ─────────walk───────────┘                             ▲  (≤ parallelism)  │
+    exceptions ──due, booked──────────────────────────────────┘                   │
          ▲                                                                        ▼
          └───────── failed, rejected ◀──── unfiled ◀──── delivered │ failed │ rejected │ 6002
 
