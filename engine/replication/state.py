@@ -100,20 +100,7 @@ class StateReport:
                 }
             )
         held = live and row.hold_until > now
-        return {
-            "id": row.id,
-            "platform": row.platform,
-            "subscriber": row.subscriber,
-            "producer": row.producer,
-            "module": row.module,
-            "state": row.state,
-            "since": _time(row.began_at),
-            "ended_at": _time(row.ended_at),
-            "end_reason": row.end_reason,
-            "ended_by": row.ended_by,
-            "retry_interval_s": row.retry_interval_s,
-            "parallelism_limit": row.parallelism_limit,
-            "queue_size_max": row.queue_size_max,
+        return _agreed(row) | {
             "queue_size": debt.queue_size,
             "oldest_waiting_since": _time(debt.oldest_since),
             "delay_s": None if debt.oldest_since is None else round(max(0.0, now - debt.oldest_since), 3),
@@ -161,20 +148,7 @@ class StateReport:
                     "next_attempt_at": _time(row.next_action_at),
                 }
             )
-        return {
-            "id": row.id,
-            "platform": row.platform,
-            "subscriber": row.subscriber,
-            "producer": row.producer,
-            "module": row.module,
-            "state": row.state,
-            "since": _time(row.began_at),
-            "ended_at": _time(row.ended_at),
-            "end_reason": row.end_reason,
-            "ended_by": row.ended_by,
-            "retry_interval_s": row.retry_interval_s,
-            "parallelism_limit": row.parallelism_limit,
-            "queue_size_max": row.queue_size_max,
+        return _agreed(row) | {
             "queue_size_there": row.peer_queue_size,
             "state_checked_at": _time(row.state_checked_at),
             "last_error": row.last_error,
@@ -190,6 +164,25 @@ class StateReport:
                 "why": f"we hold version {ours}, the producer stands by version {theirs}; subscribe again to take it",
                 "next_attempt_at": None,
             }
+
+
+def _agreed(row: OutboundSubscription | InboundSubscription) -> dict[str, Any]:
+    """Show what both ends of a subscription have: who, what, since when, and the parameters."""
+    return {
+        "id": row.id,
+        "platform": row.platform,
+        "subscriber": row.subscriber,
+        "producer": row.producer,
+        "module": row.module,
+        "state": row.state,
+        "since": _time(row.began_at),
+        "ended_at": _time(row.ended_at),
+        "end_reason": row.end_reason,
+        "ended_by": row.ended_by,
+        "retry_interval_s": row.retry_interval_s,
+        "parallelism_limit": row.parallelism_limit,
+        "queue_size_max": row.queue_size_max,
+    }
 
 
 def _time(moment: float | None) -> str | None:
