@@ -150,13 +150,17 @@ def decide(stored_version: int | None, version: int, *, same_life: bool, immutab
     return Verdict.IMMUTABLE if immutable else Verdict.STORE_CHANGED
 
 
-def next_version(last: int | None, now: float, *, immutable: bool) -> int:
-    """Number a change of an object issued here (B9)."""
+def next_version(last: int | None, now: float, *, immutable: bool, above: int = 0) -> int:
+    """Number a change of an object issued here (B9). A new one, ``last`` is None, goes ``above`` what was ever sent."""
     if immutable:
         return 1
-    return max((last or 0) + 1, int(now) - VERSION_EPOCH_S)
+    return max((above if last is None else last) + 1, int(now) - VERSION_EPOCH_S)
 
 
-def reissued_version(last: int, now: float) -> int:
-    """Number an object again after a restore: above every version that may ever have been sent (B9)."""
-    return max(last + 1, int(now) + REISSUE_LEAD_S - VERSION_EPOCH_S)
+def reissued_version(last: int, now: float, *, above: int = 0) -> int:
+    """Number an object again after a restore: above every version that may ever have been sent (B9).
+
+    The day is counted from the version too, and from what earlier restores gave out (``above``): an object that was
+    reissued lately is ahead of the clock already, also where this database does not know of it.
+    """
+    return max(last, int(now) - VERSION_EPOCH_S, above) + REISSUE_LEAD_S

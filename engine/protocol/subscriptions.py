@@ -96,6 +96,7 @@ class InboundEvent(StrEnum):
     UNWANTED = "unsubscribe by the operator"
     CANCEL_ANSWERED = "answer to our cancellation"
     PLATFORM_ENDED = "end of the connection"
+    RESTORED = "return to an older database"
 
 
 INBOUND: Final = Lifecycle(
@@ -108,6 +109,7 @@ INBOUND: Final = Lifecycle(
             InboundEvent.NOTICE: InboundState.ASKING,  # B29: ignored while a subscribe is unanswered
             InboundEvent.UNWANTED: InboundState.CANCELLING,
             InboundEvent.PLATFORM_ENDED: InboundState.ENDED,
+            InboundEvent.RESTORED: InboundState.ASKING,
         },
         InboundState.LIVE: {
             InboundEvent.WANTED: InboundState.ASKING,
@@ -116,6 +118,7 @@ INBOUND: Final = Lifecycle(
             InboundEvent.GONE: InboundState.ASKING,  # B29: lost, so asked for again
             InboundEvent.UNWANTED: InboundState.CANCELLING,
             InboundEvent.PLATFORM_ENDED: InboundState.ENDED,
+            InboundEvent.RESTORED: InboundState.ASKING,
         },
         InboundState.CONFIRMING: {
             InboundEvent.WANTED: InboundState.ASKING,
@@ -124,12 +127,14 @@ INBOUND: Final = Lifecycle(
             InboundEvent.GONE: InboundState.WAITING,
             InboundEvent.UNWANTED: InboundState.CANCELLING,
             InboundEvent.PLATFORM_ENDED: InboundState.ENDED,
+            InboundEvent.RESTORED: InboundState.ASKING,
         },
         InboundState.WAITING: {
             InboundEvent.WANTED: InboundState.ASKING,
             InboundEvent.DUE: InboundState.ASKING,
             InboundEvent.UNWANTED: InboundState.ENDED,
             InboundEvent.PLATFORM_ENDED: InboundState.ENDED,
+            InboundEvent.RESTORED: InboundState.ASKING,
         },
         InboundState.CANCELLING: {
             InboundEvent.WANTED: InboundState.ASKING,

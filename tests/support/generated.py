@@ -1,20 +1,24 @@
 """Files that are written from the code: ``python -m tests.support.generated`` writes them, a test compares them.
 
 ``deploy/engine.toml`` lists every setting with its default and its reason; ``docs/lifecycles.md`` draws the lives
-of things from the tables that the engine runs by.
+of things from the tables that the engine runs by. ``docs/schemas/`` and ``docs/modules/`` say what modules declare.
 """
 
 import json
 import sys
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from engine.protocol.modules import all_modules
+from engine.protocol.modules.json_schema import document
 from engine.protocol.registration import PLATFORM
 from engine.protocol.subscriptions import INBOUND, OUTBOUND
 from engine.protocol.transitions import Lifecycle
 from engine.settings import Section, Settings
+from tests.support import reference
 
 REPOSITORY: Final = Path(__file__).parents[2]
 
@@ -79,6 +83,9 @@ def picture(life: Lifecycle[Any, Any]) -> str:
 FILES: Final[Mapping[str, Callable[[], str]]] = {
     "deploy/engine.toml": settings_file,
     "docs/lifecycles.md": lifecycles,
+    "docs/modules/README.md": reference.index,
+    **{f"docs/modules/{module.id}.md": partial(reference.page, module) for module in all_modules()},
+    **{f"docs/schemas/{module.id}.schema.json": partial(document, module) for module in all_modules()},
 }
 
 

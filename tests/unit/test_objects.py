@@ -200,6 +200,15 @@ def test_immutable_objects_have_version_one(last):
 
 
 def test_a_reissue_is_above_all_that_was_ever_sent():
-    """A day ahead of the clock, and above the last number known (B9)."""
+    """A day ahead of the clock and of the last number known, which may have grown since it was copied (B9)."""
     assert reissued_version(10, NOW) == 1_000_000 + 86_400
-    assert reissued_version(5_000_000, NOW) == 5_000_001
+    assert reissued_version(5_000_000, NOW) == 5_000_000 + 86_400
+
+
+def test_what_an_earlier_restore_gave_out_is_passed_too():
+    """By objects that the older database has, and by those that it lost, once they are issued again (B9)."""
+    assert reissued_version(10, NOW, above=2_000_000) == 2_000_000 + 86_400
+    assert next_version(None, NOW, immutable=False, above=2_000_000) == 2_000_001
+    assert next_version(None, NOW, immutable=False, above=10) == 1_000_000
+    assert next_version(3_000_000, NOW, immutable=False, above=2_000_000) == 3_000_001
+    assert next_version(None, NOW, immutable=True, above=2_000_000) == 1

@@ -8,9 +8,9 @@ import pkgutil
 from collections.abc import Iterator
 from types import MappingProxyType
 
-from engine.protocol.modules.module import Module, Problem, SchemaViolation
+from engine.protocol.modules.module import BUSINESS_ROLES, Module, Problem, SchemaViolation
 
-__all__ = ["Module", "Problem", "SchemaViolation", "all_modules", "module", "registry"]
+__all__ = ["BUSINESS_ROLES", "Module", "Problem", "SchemaViolation", "all_modules", "module", "registry"]
 
 
 def _declared() -> Iterator[tuple[str, Module]]:

@@ -18,8 +18,10 @@ Card.   written                     meaning
 ``+``   ``Some[X]``                 a list of at least one
 ======  ==========================  =======================================================
 
-From these lines msgspec accepts payloads straight from their bytes, and ``explain`` says what is wrong with
-those that it does not accept. Fields that no table knows are no error: they are kept, like all the bytes.
+From these lines msgspec accepts payloads straight from their bytes, ``explain`` says what is wrong with those
+that it does not accept, and the JSON Schemas and reference pages are written. Fields that no table knows are no
+error: they are kept, like all the bytes. A file of tables begins with ``from __future__ import annotations``, so
+that they can stand in the draft's order, whichever of them mentions which.
 
 What the text around a table demands of several fields together is a rule: a class with rules is a
 ``RuledClass`` and yields a ``Breach`` for each one that is broken.
@@ -31,6 +33,7 @@ round), it needs a quarter of the time of the alternatives, and where it says no
 
 from collections.abc import Iterator
 from enum import Enum, StrEnum, auto
+from inspect import cleandoc
 from typing import Annotated, Any, NamedTuple, Self, TypeAlias, TypeVar
 
 import msgspec
@@ -112,11 +115,26 @@ class OpenEnum(ClosedEnum):
         return member
 
 
+Shape: TypeAlias = type[OcpiClass] | type[ClosedEnum]
+"""What a whole payload may be."""
+
+
 def chapter(table: type) -> str:
     """Return where the draft has this table, for instance ``5.4.8``."""
     return (table.__doc__ or "").partition(":")[0]
 
 
 def meaning(table: type) -> str:
-    """Return what this table is about, in our words."""
-    return (table.__doc__ or "").partition(":")[2].strip()
+    """Return what this table is about, in our words; paragraphs stand apart by an empty line."""
+    return _paragraphs((table.__doc__ or "").partition(":")[2])
+
+
+def rules_of(table: type) -> str:
+    """Return what the table asks of several fields together, in our words; empty if it asks nothing."""
+    return _paragraphs(table.rules.__doc__ or "") if issubclass(table, RuledClass) else ""
+
+
+def _paragraphs(text: str) -> str:
+    """Take a docstring out of its source: no indentation, one line for each paragraph, code in single backticks."""
+    paragraphs = cleandoc(text).replace("``", "`").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs).strip()

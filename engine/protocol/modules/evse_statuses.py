@@ -3,6 +3,8 @@
 The id of such an object is the ``uid`` of its EVSE (R.06.01.04).
 """
 
+from __future__ import annotations
+
 from typing import Annotated
 
 from engine.protocol.ids import ModuleId

@@ -10,6 +10,7 @@ RFC 3339 time. Types, sizes and rules count as ever.
 import dataclasses
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
@@ -19,7 +20,7 @@ from typing import Annotated, Any, Protocol, Union, get_args, get_origin, get_ty
 import msgspec
 
 from engine.protocol.json_text import NumberText, pointer, read_exactly
-from engine.protocol.modules.classes import ClosedEnum, OcpiClass, OpenEnum, RuledClass, Weight
+from engine.protocol.modules.classes import Breach, ClosedEnum, OcpiClass, OpenEnum, RuledClass, Shape, Weight
 from engine.protocol.scalars import TOLERANT, exact, is_whole
 
 PROBLEMS_MAX = 100
@@ -83,15 +84,19 @@ class Report:
             self._told.add(problem.pointer)
 
 
-def explain(table: type[OcpiClass], payload: bytes, *, tolerant: bool) -> Report:
+def explain(shape: Shape, payload: bytes, *, tolerant: bool) -> Report:
     """Look at all of a payload. Raises ``MalformedJson`` if it is not JSON."""
     report = Report(tolerant)
-    table_of(table).look(read_exactly(payload), None, report)
+    kind_of(shape).look(read_exactly(payload), None, report)
     return report
 
 
 class Kind(Protocol):
     """What a value may be."""
+
+    @property
+    def name(self) -> str:
+        """Name it as the draft's tables do, in the column of types."""
 
     @property
     def expected(self) -> str:
@@ -109,37 +114,53 @@ class Kind(Protocol):
 class Text:
     """A string with a size, a pattern, or both."""
 
-    expected: str
+    name: str
+    """Its type, spelled as in the draft: ``CiAsciiString[1..36]``."""
+    description: str
     length_min: int
     length_max: int | None
     pattern: re.Pattern[str] | None
     tolerant: re.Pattern[str] | None
     empty: str = ""
 
+    @property
+    def expected(self) -> str:
+        """Name and describe it."""
+        return f"{self.name}, {self.description}"
+
     def look(self, value: object, path: Path, report: Report) -> str:
         """Report what is wrong with it."""
-        pattern = (self.tolerant if report.tolerant else None) or self.pattern
-        if (
-            type(value) is str
-            and len(value) >= self.length_min
-            and (self.length_max is None or len(value) <= self.length_max)
-            and (pattern is None or pattern.search(value))
-            and _is_unicode(value)
-        ):
+        if type(value) is str and self._fits(value, tolerant=report.tolerant) and _is_unicode(value):
             return value
         report.wrong(path, shorten(value), self.expected)
         return self.empty
+
+    def _fits(self, value: str, *, tolerant: bool) -> bool:
+        if tolerant and self.tolerant is not None:
+            return self.tolerant.search(value) is not None
+        return (
+            len(value) >= self.length_min
+            and (self.length_max is None or len(value) <= self.length_max)
+            and (self.pattern is None or self.pattern.search(value) is not None)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Numeric:
     """A number, whole or not, between limits or not."""
 
-    expected: str
+    name: str
+    """Its type, spelled as in the draft: ``int[1..5]``."""
+    description: str
     whole: bool
     at_least: float | None
     at_most: float | None
     empty: int = 0
+
+    @property
+    def expected(self) -> str:
+        """Name and describe it."""
+        return f"{self.name}, {self.description}"
 
     def look(self, value: object, path: Path, report: Report) -> Decimal | int:
         """Report what is wrong with it."""
@@ -159,6 +180,7 @@ class Numeric:
 class Boolean:
     """True or false."""
 
+    name: str = "boolean"
     expected: str = "true or false"
     empty: None = None
 
@@ -171,6 +193,19 @@ class Boolean:
 
 
 @dataclass(frozen=True, slots=True)
+class Anything:
+    """What the draft calls any JSON value."""
+
+    name: str = "any JSON value"
+    expected: str = "any JSON value"
+    empty: None = None
+
+    def look(self, value: object, _path: Path, _report: Report) -> object:
+        """Find nothing wrong with it."""
+        return value
+
+
+@dataclass(frozen=True, slots=True)
 class Values:
     """An enum or OpenEnum."""
 
@@ -178,19 +213,29 @@ class Values:
     empty: str = ""
 
     @property
+    def name(self) -> str:
+        """Name the enum."""
+        return self.values.__name__
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether any other string is a value too."""
+        return issubclass(self.values, OpenEnum)
+
+    @property
     def expected(self) -> str:
         """List the values, all of them."""
         names = ", ".join(self.values)
-        if issubclass(self.values, OpenEnum):
-            return f"a text, of {self.values.__name__} or another one: {names}"
-        return f"one of {self.values.__name__}: {names}"
+        if self.is_open:
+            return f"a text, of {self.name} or another one: {names}"
+        return f"one of {self.name}: {names}"
 
     def look(self, value: object, path: Path, report: Report) -> str:
         """Report what is wrong with it."""
         if type(value) is not str or not _is_unicode(value):
             report.wrong(path, shorten(value), self.expected)
             return self.empty
-        if value not in self.values._value2member_map_ and not issubclass(self.values, OpenEnum):
+        if value not in self.values._value2member_map_ and not self.is_open:
             report.missing(path, shorten(value), self.expected)
         return value
 
@@ -201,6 +246,11 @@ class ListOf:
 
     items: Kind
     at_least: int
+
+    @property
+    def name(self) -> str:
+        """Name its items: that it is a list, the cardinality says."""
+        return self.items.name
 
     @property
     def expected(self) -> str:
@@ -235,6 +285,13 @@ class Row:
     meaning: str
 
     @property
+    def cardinality(self) -> str:
+        """Tell how often it is there, in the draft's sign."""
+        if isinstance(self.kind, ListOf):
+            return "+" if self.required else "*"
+        return "1" if self.required else "?"
+
+    @property
     def empty(self) -> object:
         """Return what rules see instead."""
         return self.kind.empty if self.required else None
@@ -259,9 +316,14 @@ class Table:
     rows: tuple[Row, ...]
 
     @property
+    def name(self) -> str:
+        """Name the class."""
+        return self.table.__name__
+
+    @property
     def expected(self) -> str:
         """Name the class."""
-        return f"an object {self.table.__name__}"
+        return f"an object {self.name}"
 
     @property
     def empty(self) -> SimpleNamespace:
@@ -279,14 +341,25 @@ class Table:
         return seen
 
     def _look_at_rules(self, seen: SimpleNamespace, path: Path, report: Report) -> None:
+        tell = {Weight.WRONG: report.wrong, Weight.MISSING: report.missing, Weight.ODD: report.odd}
+        for where, breach in list(self._breaches(seen, path, report)):
+            if not report.told(where):
+                tell[breach.weight](where, _cut(breach.found), breach.expected)
+
+    def _breaches(self, seen: SimpleNamespace, path: Path, report: Report) -> Iterator[tuple[Path, Breach]]:
+        """Yield what breaks a rule, unless it is wrong in itself already, or in something that is."""
         for breach in self.table.rules(seen):  # type: ignore[attr-defined]  # a look-alike of the table
-            where = path
+            where, steps = path, []
             for token in breach.where:
                 where = (where, token)
-            if report.told(where):
-                continue
-            tell = {Weight.WRONG: report.wrong, Weight.MISSING: report.missing, Weight.ODD: report.odd}
-            tell[breach.weight](where, breach.found, breach.expected)
+                steps.append(where)
+            if not any(map(report.told, steps)):
+                yield where, breach
+
+
+def kind_of(shape: Shape) -> "Table | Values":
+    """Read the declaration of a class table or of an enum."""
+    return table_of(shape) if issubclass(shape, OcpiClass) else Values(shape)
 
 
 @cache
@@ -307,11 +380,15 @@ def _kind(hint: Any, *metas: msgspec.Meta) -> Kind:
         inner, *notes = get_args(hint)
         return _kind(inner, *(note for note in notes if isinstance(note, msgspec.Meta)), *metas)
     if get_origin(hint) in {Union, UnionType}:
-        (inner,) = (arm for arm in get_args(hint) if arm is not NoneType)
-        return _kind(inner, *metas)
+        inner, *others = (arm for arm in get_args(hint) if arm is not NoneType)
+        kind = _kind(inner, *metas)
+        # A number with limits is a whole one at the limits, or a float between them.
+        return dataclasses.replace(kind, whole=False) if isinstance(kind, Numeric) and others else kind
     if get_origin(hint) is list:
         (items,) = get_args(hint)
         return ListOf(_kind(items), max((meta.min_length or 0 for meta in metas), default=0))
+    if hint is Any:
+        return Anything()
     if issubclass(hint, OcpiClass):
         return table_of(hint)
     if issubclass(hint, ClosedEnum):
@@ -326,7 +403,8 @@ def _kind(hint: Any, *metas: msgspec.Meta) -> Kind:
 def _text(metas: tuple[msgspec.Meta, ...]) -> Text:
     pattern = _last(metas, "pattern")
     return Text(
-        _described(metas),
+        _last(metas, "title"),
+        _last(metas, "description"),
         _last(metas, "min_length") or 0,
         _last(metas, "max_length"),
         re.compile(pattern) if pattern else None,
@@ -335,11 +413,7 @@ def _text(metas: tuple[msgspec.Meta, ...]) -> Text:
 
 
 def _number(metas: tuple[msgspec.Meta, ...], *, whole: bool) -> Numeric:
-    return Numeric(_described(metas), whole, _last(metas, "ge"), _last(metas, "le"))
-
-
-def _described(metas: tuple[msgspec.Meta, ...]) -> str:
-    return f"{_last(metas, 'title')}, {_last(metas, 'description')}"
+    return Numeric(_last(metas, "title"), _last(metas, "description"), whole, _last(metas, "ge"), _last(metas, "le"))
 
 
 def _last(metas: tuple[msgspec.Meta, ...], name: str) -> Any:
@@ -353,12 +427,14 @@ def shorten(value: object) -> str:
         return "an object"
     if isinstance(value, list):
         return f"a list of {len(value)}"
-    text = str(value) if type(value) is NumberText else json.dumps(_head(value))
-    if len(text) > FOUND_LENGTH_MAX:
-        text = text[:FOUND_LENGTH_MAX] + "…"
+    text = _cut(str(value) if type(value) is NumberText else json.dumps(_head(value)))
     if type(value) is str and len(value) > FOUND_LENGTH_MAX:
         text += f" ({len(value)} characters)"
     return text
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= FOUND_LENGTH_MAX else text[:FOUND_LENGTH_MAX] + "…"
 
 
 def _head(value: object) -> object:

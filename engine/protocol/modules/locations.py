@@ -1,11 +1,11 @@
 """Chapter 5, Locations: where one can charge, and on what.
 
 A Location has charging stations, a station has EVSEs, an EVSE has connectors. Whether an EVSE is free right
-now is told by the module ``evsestatuses``.
-
-The classes and enums stand in the draft's order, which is that of the alphabet, except where Python wants a
-class before the one that uses it. Those of the remote procedure calls are not here yet.
+now is told by the module ``evsestatuses``. The remote procedure calls are about single EVSEs: they reserve
+them, and help a driver who is stuck at one.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -23,14 +23,16 @@ from engine.protocol.modules.classes import (
     Some,
     Weight,
 )
-from engine.protocol.modules.module import Module
+from engine.protocol.modules.module import Call, Module
 from engine.protocol.modules.shared_types import (
     BusinessDetails,
     ChargingRateUnit,
     DisplayText,
+    EnergyMix,
     Image,
     TokenType,
 )
+from engine.protocol.modules.tokens import Token
 from engine.protocol.scalars import (
     URL,
     AsciiString_1_4,
@@ -44,7 +46,6 @@ from engine.protocol.scalars import (
     Latitude,
     Longitude,
     Number,
-    Percentage,
     TimeOfDay,
     UnicodeString_1_10,
     UnicodeString_1_16,
@@ -56,7 +57,30 @@ from engine.protocol.scalars import (
     Weekday,
 )
 
-# -- enums ------------------------------------------------------------------------------------------------
+
+class AdditionalGeoLocation(OcpiClass, kw_only=True):
+    """5.4.1: A further point that matters to a Location, for instance an entrance (WGS 84)."""
+
+    latitude: Annotated[Latitude, "Degrees north."]
+    longitude: Annotated[Longitude, "Degrees east."]
+    name: Annotated[Maybe[DisplayText], "What the point is called there."] = None
+
+
+class Address(OcpiClass, kw_only=True):
+    """5.4.2: How to find a Location."""
+
+    address: Annotated[UnicodeString_1_45, "Street and number."]
+    city: Annotated[UnicodeString_1_45, "City or town."]
+    postal_code: Annotated[Maybe[UnicodeString_1_10], "Postal code."] = None
+    state: Annotated[Maybe[UnicodeString_1_20], "State or province, where addresses have one."] = None
+    country: Annotated[CiAsciiString_3, "ISO 3166-1 alpha-3 code of the country, such as BEL."]
+    coordinates: Annotated[GeoLocation, "The point to drive to."]
+
+
+class CancelReservationRequest(OcpiClass, kw_only=True):
+    """5.4.3: Who made a reservation does not want it any more."""
+
+    reservation_id: Annotated[CiAsciiString_1_36, "The id that the reservation was made with."]
 
 
 class Capability(ClosedEnum):
@@ -80,6 +104,53 @@ class Capability(ClosedEnum):
     )
     TOKEN_GROUP_CAPABLE = "TOKEN_GROUP_CAPABLE", "One token of a group may stop what another one started."
     UNLOCK_CAPABLE = "UNLOCK_CAPABLE", "The lock of its connectors can be opened on request."
+
+
+class ChargingStation(OcpiClass, kw_only=True):
+    """5.4.5: A device that stands by itself and has one place to operate it."""
+
+    id: Annotated[CiAsciiString_1_36, "Tells it apart from all other charging stations of its issuer."]
+    evses: Annotated[Many[EVSE], "Its EVSEs."] = None
+    capabilities: Annotated[Many[Capability], "What it can do."] = None
+    floor_level: Annotated[Maybe[AsciiString_1_4], "The floor that it is on, as people there call it."] = None
+    coordinates: Annotated[Maybe[GeoLocation], "Where it is."] = None
+    physical_reference: Annotated[Maybe[UnicodeString_1_16], "What is printed on it."] = None
+    directions: Annotated[Many[DisplayText], "How to reach it from the entrance, in several languages."] = None
+    images: Annotated[Many[Image], "Photos and logos."] = None
+    last_updated: Annotated[DateTime, "When it or one of its EVSEs last changed."]
+
+
+class ChargingStationCommandError(OcpiClass, kw_only=True):
+    """5.4.6: Why a device did not do what it was asked to do."""
+
+    status: Annotated[ChargingStationCommandStatus, "The reason."]
+    message: Annotated[Many[DisplayText], "The reason in words, in several languages."] = None
+
+
+class ChargingStationCommandStatus(ClosedEnum):
+    """5.4.7: What keeps a device from doing what it was asked to do."""
+
+    DEVICE_OFFLINE = "DEVICE_OFFLINE", "It cannot be reached."
+    EVSE_OCCUPIED = "EVSE_OCCUPIED", "The EVSE is in use."
+    EVSE_INOPERATIVE = "EVSE_INOPERATIVE", "The EVSE is out of service."
+
+
+class Connector(OcpiClass, kw_only=True):
+    """5.4.8: A socket, or a cable with its plug; of an EVSE's connectors one is in use at a time."""
+
+    id: Annotated[CiAsciiString_1_36, "Tells it apart from the other connectors of its EVSE."]
+    standard: Annotated[ConnectorType, "The standard of the socket or plug."]
+    format: Annotated[ConnectorFormat, "Socket or cable."]
+    cable_length: Annotated[Maybe[Number], "Length of the attached cable in centimetres."] = None
+    power_type: Annotated[PowerType, "The kind of current."]
+    max_voltage: Annotated[Int, "Highest voltage in volts; with three phases, from line to neutral."]
+    max_amperage: Annotated[Int, "Highest current in amperes."]
+    max_electric_power: Annotated[
+        Maybe[Int], "Highest power in watts, where it is less than voltage and current would give."
+    ] = None
+    terms_and_conditions: Annotated[Maybe[URL], "Where the operator's terms are."] = None
+    capabilities: Annotated[Many[ConnectorCapability], "What it can do besides."] = None
+    last_updated: Annotated[DateTime, "When it last changed."]
 
 
 class ConnectorCapability(OpenEnum):
@@ -152,24 +223,31 @@ class ConnectorType(OpenEnum):
     TESLA_R = "TESLA_R", "Tesla's round plug of the Roadster."
 
 
-class EnergySourceCategory(ClosedEnum):
-    """5.4.17: Where energy comes from."""
-
-    NUCLEAR = "NUCLEAR", "Nuclear power."
-    GENERAL_FOSSIL = "GENERAL_FOSSIL", "Fossil, of any kind."
-    COAL = "COAL", "Coal."
-    GAS = "GAS", "Gas."
-    GENERAL_GREEN = "GENERAL_GREEN", "Renewable, of any kind."
-    SOLAR = "SOLAR", "The sun."
-    WIND = "WIND", "Wind."
-    WATER = "WATER", "Water."
+# 5.4.15 to 5.4.19, EnergyMix and what is in it, are in shared_types: chapter 9 needs them too.
 
 
-class EnvironmentalImpactCategory(ClosedEnum):
-    """5.4.19: What making the energy leaves behind."""
+class EVSE(RuledClass, kw_only=True):
+    """5.4.20: What gives power to one vehicle at a time."""
 
-    NUCLEAR_WASTE = "NUCLEAR_WASTE", "Nuclear waste, g/kWh."
-    CARBON_DIOXIDE = "CARBON_DIOXIDE", "Carbon dioxide, g/kWh."
+    uid: Annotated[CiAsciiString_1_36, "Its technical id, the same for ever; also the id of its EVSE Status."]
+    evse_id: Annotated[Maybe[CiAsciiString_1_48], "The id for people, in the form of eMI3."] = None
+    presence: Annotated[PresenceStatus, "Whether it is there already, or still."]
+    status_schedule: Annotated[Many[StatusSchedule], "What its status is planned to be."] = None
+    connectors: Annotated[Some[Connector], "Its connectors."]
+    physical_reference: Annotated[Maybe[UnicodeString_1_16], "What is printed on it."] = None
+    parking: Annotated[Parking, "Parking at it."]
+    images: Annotated[Many[Image], "Photos and logos."] = None
+    calibration_info_url: Annotated[Maybe[URL], "Where certificates and keys of its meters are."] = None
+    last_updated: Annotated[DateTime, "When it or one of its connectors last changed."]
+
+    def rules(self) -> Iterator[Breach]:
+        """Its connectors have different ids, in any case of letters."""
+        for index in _repeated([connector.id for connector in self.connectors]):
+            yield Breach(
+                ("connectors", index, "id"),
+                f'"{self.connectors[index].id}" again',
+                "another id for each connector",
+            )
 
 
 class EvsePosition(ClosedEnum):
@@ -178,6 +256,13 @@ class EvsePosition(ClosedEnum):
     LEFT = "LEFT", "On its left."
     RIGHT = "RIGHT", "On its right."
     CENTER = "CENTER", "In the middle of the closed short end of the bay."
+
+
+class ExceptionalPeriod(OcpiClass, kw_only=True):
+    """5.4.22: A time that is an exception from the regular hours."""
+
+    period_begin: Annotated[DateTime, "From when."]
+    period_end: Annotated[DateTime, "Until when."]
 
 
 class Facility(ClosedEnum):
@@ -204,101 +289,6 @@ class Facility(ClosedEnum):
     FUEL_STATION = "FUEL_STATION", "A fuel station."
 
 
-class LocationService(ClosedEnum):
-    """5.4.41: What is offered at a Location besides charging."""
-
-    ACCESSIBLE_CHARGING = "ACCESSIBLE_CHARGING", "Some EVSEs are made for people with disabilities."
-    ASSISTANCE = "ASSISTANCE", "Somebody on site helps with charging."
-    CAMERA_SURVEILLANCE = "CAMERA_SURVEILLANCE", "Cameras watch the place."
-    EMERGENCY_CALL = "EMERGENCY_CALL", "One can speak to security staff."
-    WIFI = "WIFI", "Wireless internet."
-
-
-class ParkingDirection(ClosedEnum):
-    """5.4.27: How the vehicle is parked, seen from the road."""
-
-    PARALLEL = "PARALLEL", "Along the road."
-    PERPENDICULAR = "PERPENDICULAR", "At a right angle to the road."
-    ANGLE = "ANGLE", "At another angle to the road."
-    DRIVE_THROUGH = "DRIVE_THROUGH", "In at one end and out at the other."
-
-
-class ParkingRestrictionGroup(OpenEnum):
-    """5.4.29: Who may park."""
-
-    EMPLOYEES = "EMPLOYEES", "Who works here."
-    EV_ONLY = "EV_ONLY", "Electric vehicles."
-    PLUGGED = "PLUGGED", "Vehicles that are plugged in."
-    CUSTOMERS = "CUSTOMERS", "Customers and guests."
-    TAXI_ONLY = "TAXI_ONLY", "Taxis."
-    TENANTS = "TENANTS", "Who lives here."
-
-
-class ParkingType(ClosedEnum):
-    """5.4.30: What kind of place a Location is."""
-
-    ALONG_MOTORWAY = "ALONG_MOTORWAY", "A rest area of a motorway."
-    PARKING_GARAGE = "PARKING_GARAGE", "A car park of several storeys."
-    PARKING_LOT = "PARKING_LOT", "An open car park, as at a supermarket."
-    ON_DRIVEWAY = "ON_DRIVEWAY", "The driveway of a building."
-    ON_STREET = "ON_STREET", "The side of a public street."
-    UNDERGROUND_GARAGE = "UNDERGROUND_GARAGE", "A car park mostly below the ground."
-
-
-class PowerType(ClosedEnum):
-    """5.4.33: What kind of current a connector gives."""
-
-    AC_1_PHASE = "AC_1_PHASE", "AC, one phase."
-    AC_2_PHASE = "AC_2_PHASE", "AC, two phases of three."
-    AC_2_PHASE_SPLIT = "AC_2_PHASE_SPLIT", "AC, split phase."
-    AC_3_PHASE = "AC_3_PHASE", "AC, three phases."
-    DC = "DC", "DC."
-
-
-class PresenceStatus(ClosedEnum):
-    """5.4.34: Whether an EVSE is there."""
-
-    PRESENT = "PRESENT", "It is; the module evsestatuses tells whether it can be used."
-    PLANNED = "PLANNED", "Not yet."
-    REMOVED = "REMOVED", "Not any more."
-
-
-class Status(ClosedEnum):
-    """5.4.42: Whether one can charge at an EVSE."""
-
-    AVAILABLE = "AVAILABLE", "A new session can start."
-    BLOCKED = "BLOCKED", "Something stands in the way, a car for instance."
-    CHARGING = "CHARGING", "In use."
-    INOPERATIVE = "INOPERATIVE", "Not in service yet, or for a while; not broken."
-    OUTOFORDER = "OUTOFORDER", "Broken."
-    RESERVED = "RESERVED", "Kept for a certain driver."
-    UNKNOWN = "UNKNOWN", "Nobody can tell, for instance because it is offline."
-
-
-class VehicleType(ClosedEnum):
-    """5.4.45: What kind of vehicle fits."""
-
-    MOTORCYCLE = "MOTORCYCLE", "A motorcycle."
-    PERSONAL_VEHICLE = "PERSONAL_VEHICLE", "A car."
-    PERSONAL_VEHICLE_WITH_TRAILER = "PERSONAL_VEHICLE_WITH_TRAILER", "A car with a trailer."
-    VAN = "VAN", "A van lower than 275 cm."
-    TRUCK = "TRUCK", "A lorry."
-    TRUCK_WITH_TRAILER = "TRUCK_WITH_TRAILER", "A lorry with a trailer."
-    BUS = "BUS", "A bus or a coach."
-    DISABLED = "DISABLED", "A vehicle with a permit for disabled people's parking."
-
-
-# -- classes ----------------------------------------------------------------------------------------------
-
-
-class AdditionalGeoLocation(OcpiClass, kw_only=True):
-    """5.4.1: A further point that matters to a Location, for instance an entrance (WGS 84)."""
-
-    latitude: Annotated[Latitude, "Degrees north."]
-    longitude: Annotated[Longitude, "Degrees east."]
-    name: Annotated[Maybe[DisplayText], "What the point is called there."] = None
-
-
 class GeoLocation(OcpiClass, kw_only=True):
     """5.4.24: A point on earth (WGS 84), to about a metre or better."""
 
@@ -306,48 +296,29 @@ class GeoLocation(OcpiClass, kw_only=True):
     longitude: Annotated[Longitude, "Degrees east."]
 
 
-class Address(OcpiClass, kw_only=True):
-    """5.4.2: How to find a Location."""
+class Hours(RuledClass, kw_only=True):
+    """5.4.25: When a Location is open."""
 
-    address: Annotated[UnicodeString_1_45, "Street and number."]
-    city: Annotated[UnicodeString_1_45, "City or town."]
-    postal_code: Annotated[Maybe[UnicodeString_1_10], "Postal code."] = None
-    state: Annotated[Maybe[UnicodeString_1_20], "State or province, where addresses have one."] = None
-    country: Annotated[CiAsciiString_3, "ISO 3166-1 alpha-3 code of the country, such as BEL."]
-    coordinates: Annotated[GeoLocation, "The point to drive to."]
+    twentyfourseven: Annotated[bool, "Whether it is open all day, every day, but for the exceptions."]
+    regular_hours: Annotated[Many[RegularHours], "The hours of each weekday, if it is not open always."] = None
+    exceptional_openings: Annotated[Many[ExceptionalPeriod], "When it is open besides."] = None
+    exceptional_closings: Annotated[Many[ExceptionalPeriod], "When it is closed all the same."] = None
 
+    def rules(self) -> Iterator[Breach]:
+        """There are ``regular_hours`` if ``twentyfourseven`` is false, and only then.
 
-class Connector(OcpiClass, kw_only=True):
-    """5.4.8: A socket, or a cable with its plug; of an EVSE's connectors one is in use at a time."""
-
-    id: Annotated[CiAsciiString_1_36, "Tells it apart from the other connectors of its EVSE."]
-    standard: Annotated[ConnectorType, "The standard of the socket or plug."]
-    format: Annotated[ConnectorFormat, "Socket or cable."]
-    cable_length: Annotated[Maybe[Number], "Length of the attached cable in centimetres."] = None
-    power_type: Annotated[PowerType, "The kind of current."]
-    max_voltage: Annotated[Int, "Highest voltage in volts; with three phases, from line to neutral."]
-    max_amperage: Annotated[Int, "Highest current in amperes."]
-    max_electric_power: Annotated[
-        Maybe[Int], "Highest power in watts, where it is less than voltage and current would give."
-    ] = None
-    terms_and_conditions: Annotated[Maybe[URL], "Where the operator's terms are."] = None
-    capabilities: Annotated[Many[ConnectorCapability], "What it can do besides."] = None
-    last_updated: Annotated[DateTime, "When it last changed."]
-
-
-class StatusSchedule(OcpiClass, kw_only=True):
-    """5.4.43: What the status of an EVSE is planned to be, for information."""
-
-    period_begin: Annotated[DateTime, "From when."]
-    period_end: Annotated[Maybe[DateTime], "Until when, if that is known."] = None
-    status: Annotated[Status, "The status in this time."]
-
-
-class ParkingRestriction(OcpiClass, kw_only=True):
-    """5.4.28: Who may park at an EVSE, and so use it."""
-
-    group: Annotated[Some[ParkingRestrictionGroup], "Groups that drivers have to be in."]
-    applies_outside_opening_hours: Annotated[bool, "Whether it holds also when the place is closed."]
+        They do not overlap. In another order than that of the week they are worth a warning.
+        """
+        if self.twentyfourseven is True and self.regular_hours:
+            yield Breach(("regular_hours",), "regular hours", "none, since twentyfourseven is true")
+        if self.twentyfourseven is False and not self.regular_hours:
+            yield Breach(
+                ("regular_hours",),
+                "none",
+                "at least one, since twentyfourseven is false",
+                weight=Weight.MISSING,
+            )
+        yield from _in_order(self.regular_hours or [])
 
 
 class Parking(OcpiClass, kw_only=True):
@@ -373,138 +344,42 @@ class Parking(OcpiClass, kw_only=True):
     standards: Annotated[Many[UnicodeString_1_36], "Standards that the place follows, such as PAS 1899."] = None
 
 
-class EVSE(RuledClass, kw_only=True):
-    """5.4.20: What gives power to one vehicle at a time."""
+class ParkingDirection(ClosedEnum):
+    """5.4.27: How the vehicle is parked, seen from the road."""
 
-    uid: Annotated[CiAsciiString_1_36, "Its technical id, the same for ever; also the id of its EVSE Status."]
-    evse_id: Annotated[Maybe[CiAsciiString_1_48], "The id for people, in the form of eMI3."] = None
-    presence: Annotated[PresenceStatus, "Whether it is there already, or still."]
-    status_schedule: Annotated[Many[StatusSchedule], "What its status is planned to be."] = None
-    connectors: Annotated[Some[Connector], "Its connectors."]
-    physical_reference: Annotated[Maybe[UnicodeString_1_16], "What is printed on it."] = None
-    parking: Annotated[Parking, "Parking at it."]
-    images: Annotated[Many[Image], "Photos and logos."] = None
-    calibration_info_url: Annotated[Maybe[URL], "Where certificates and keys of its meters are."] = None
-    last_updated: Annotated[DateTime, "When it or one of its connectors last changed."]
-
-    def rules(self) -> Iterator[Breach]:
-        """Connectors of one EVSE have different ids (5.4.8)."""
-        for index in _repeated([connector.id for connector in self.connectors]):
-            yield Breach(
-                ("connectors", index, "id"),
-                f'"{self.connectors[index].id}" again',
-                "another id for each connector",
-            )
+    PARALLEL = "PARALLEL", "Along the road."
+    PERPENDICULAR = "PERPENDICULAR", "At a right angle to the road."
+    ANGLE = "ANGLE", "At another angle to the road."
+    DRIVE_THROUGH = "DRIVE_THROUGH", "In at one end and out at the other."
 
 
-class ChargingStation(OcpiClass, kw_only=True):
-    """5.4.5: A device that stands by itself and has one place to operate it."""
+class ParkingRestriction(OcpiClass, kw_only=True):
+    """5.4.28: Who may park at an EVSE, and so use it."""
 
-    id: Annotated[CiAsciiString_1_36, "Tells it apart from all other charging stations of its issuer."]
-    evses: Annotated[Many[EVSE], "Its EVSEs."] = None
-    capabilities: Annotated[Many[Capability], "What it can do."] = None
-    floor_level: Annotated[Maybe[AsciiString_1_4], "The floor that it is on, as people there call it."] = None
-    coordinates: Annotated[Maybe[GeoLocation], "Where it is."] = None
-    physical_reference: Annotated[Maybe[UnicodeString_1_16], "What is printed on it."] = None
-    directions: Annotated[Many[DisplayText], "How to reach it from the entrance, in several languages."] = None
-    images: Annotated[Many[Image], "Photos and logos."] = None
-    last_updated: Annotated[DateTime, "When it or one of its EVSEs last changed."]
+    group: Annotated[Some[ParkingRestrictionGroup], "Groups that drivers have to be in."]
+    applies_outside_opening_hours: Annotated[bool, "Whether it holds also when the place is closed."]
 
 
-class EnergySource(OcpiClass, kw_only=True):
-    """5.4.16: A share of one source of energy."""
+class ParkingRestrictionGroup(OpenEnum):
+    """5.4.29: Who may park."""
 
-    source: Annotated[EnergySourceCategory, "The source."]
-    percentage: Annotated[Percentage, "Its share."]
-
-
-class EnvironmentalImpact(OcpiClass, kw_only=True):
-    """5.4.18: How much of something is left behind."""
-
-    category: Annotated[EnvironmentalImpactCategory, "What it is."]
-    amount: Annotated[Number, "How much, in g/kWh."]
+    EMPLOYEES = "EMPLOYEES", "Who works here."
+    EV_ONLY = "EV_ONLY", "Electric vehicles."
+    PLUGGED = "PLUGGED", "Vehicles that are plugged in."
+    CUSTOMERS = "CUSTOMERS", "Customers and guests."
+    TAXI_ONLY = "TAXI_ONLY", "Taxis."
+    TENANTS = "TENANTS", "Who lives here."
 
 
-class EnergyMix(OcpiClass, kw_only=True):
-    """5.4.15: Where the energy comes from and what it does to the environment."""
+class ParkingType(ClosedEnum):
+    """5.4.30: What kind of place a Location is."""
 
-    is_green_energy: Annotated[bool, "Whether all of it is renewable, without CO2 and nuclear waste."]
-    energy_sources: Annotated[Many[EnergySource], "The shares of its sources."] = None
-    environ_impact: Annotated[Many[EnvironmentalImpact], "What it leaves behind."] = None
-    supplier_name: Annotated[Maybe[UnicodeString_1_64], "Who supplies it."] = None
-    energy_product_name: Annotated[Maybe[UnicodeString_1_64], "What the supplier calls it."] = None
-
-
-class ExceptionalPeriod(OcpiClass, kw_only=True):
-    """5.4.22: A time that is an exception from the regular hours."""
-
-    period_begin: Annotated[DateTime, "From when."]
-    period_end: Annotated[DateTime, "Until when."]
-
-
-class RegularHours(RuledClass, kw_only=True):
-    """5.4.36: Hours of one day of every week, in the Location's own time."""
-
-    weekday: Annotated[Weekday, "From Monday, 1, to Sunday, 7."]
-    period_begin: Annotated[TimeOfDay, "From when; 00:00 is the beginning of the day."]
-    period_end: Annotated[TimeOfDay, "Until when; 00:00 is the end of the day."]
-
-    def rules(self) -> Iterator[Breach]:
-        """A period ends after it begins, and at 00:00 only when the day does (5.4.36)."""
-        if self.period_begin and self.period_end and self.period_begin >= _end_of(self):
-            yield Breach(
-                ("period_end",),
-                self.period_end,
-                f"a time later than period_begin, {self.period_begin}, or 00:00",
-            )
-
-
-class Hours(RuledClass, kw_only=True):
-    """5.4.25: When a Location is open."""
-
-    twentyfourseven: Annotated[bool, "Whether it is open all day, every day, but for the exceptions."]
-    regular_hours: Annotated[Many[RegularHours], "The hours of each weekday, if it is not open always."] = None
-    exceptional_openings: Annotated[Many[ExceptionalPeriod], "When it is open besides."] = None
-    exceptional_closings: Annotated[Many[ExceptionalPeriod], "When it is closed all the same."] = None
-
-    def rules(self) -> Iterator[Breach]:
-        """Regular hours are given if and only if they are needed, in order and without overlap (5.4.25)."""
-        if self.twentyfourseven is True and self.regular_hours:
-            yield Breach(("regular_hours",), "regular hours", "none, since twentyfourseven is true")
-        if self.twentyfourseven is False and not self.regular_hours:
-            yield Breach(
-                ("regular_hours",),
-                "none",
-                "at least one, since twentyfourseven is false",
-                weight=Weight.MISSING,
-            )
-        yield from _in_order(self.regular_hours or [])
-
-
-class LocationMaxPower(OcpiClass, kw_only=True):
-    """5.4.32: How much a Location can draw from the grid."""
-
-    unit: Annotated[ChargingRateUnit, "What the value counts."]
-    value: Annotated[Number, "The most that it can draw."]
-
-
-class PublishTokenType(RuledClass, kw_only=True):
-    """5.4.35: The tokens whose holders may be shown a Location."""
-
-    uid: Annotated[Maybe[CiAsciiString_1_36], "The token's id."] = None
-    type: Annotated[Maybe[TokenType], "The token's type."] = None
-    visual_number: Annotated[Maybe[UnicodeString_1_64], "What is printed on the token."] = None
-    issuer: Annotated[Maybe[UnicodeString_1_64], "The company named on the token."] = None
-    group_id: Annotated[Maybe[CiAsciiString_1_36], "The group that the token belongs to."] = None
-
-    def rules(self) -> Iterator[Breach]:
-        """One of three fields is there, and each with what it needs beside it (5.4.35)."""
-        if self.uid is self.visual_number is self.group_id is None:
-            yield Breach((), "none of them", "uid, visual_number or group_id", weight=Weight.MISSING)
-        if self.uid is not None and self.type is None:
-            yield Breach(("type",), "nothing", "the token's type, since uid is there", weight=Weight.MISSING)
-        if self.visual_number is not None and self.issuer is None:
-            yield Breach(("issuer",), "nothing", "the issuer, since visual_number is there", weight=Weight.MISSING)
+    ALONG_MOTORWAY = "ALONG_MOTORWAY", "A rest area of a motorway."
+    PARKING_GARAGE = "PARKING_GARAGE", "A car park of several storeys."
+    PARKING_LOT = "PARKING_LOT", "An open car park, as at a supermarket."
+    ON_DRIVEWAY = "ON_DRIVEWAY", "The driveway of a building."
+    ON_STREET = "ON_STREET", "The side of a public street."
+    UNDERGROUND_GARAGE = "UNDERGROUND_GARAGE", "A car park mostly below the ground."
 
 
 class Location(RuledClass, kw_only=True):
@@ -535,7 +410,10 @@ class Location(RuledClass, kw_only=True):
     last_updated: Annotated[DateTime, "When it or anything in it last changed."]
 
     def rules(self) -> Iterator[Breach]:
-        """An address unless hidden, tokens only if hidden (5.4.31); different ids (5.4.5, 5.4.20)."""
+        """There is an ``address`` unless ``publish`` is false, and ``publish_allowed_to`` only then.
+
+        Charging stations have different ids and EVSEs different uids, in any case of letters.
+        """
         if self.publish is True and self.publish_allowed_to:
             yield Breach(("publish_allowed_to",), "tokens", "none, since publish is true")
         if self.publish is True and self.address is None:
@@ -554,6 +432,159 @@ class Location(RuledClass, kw_only=True):
         for index in _repeated([uid for _, _, uid in places]):
             n, m, uid = places[index]
             yield Breach(("charging_pool", n, "evses", m, "uid"), f'"{uid}" again', "another uid for each EVSE")
+
+
+class LocationMaxPower(OcpiClass, kw_only=True):
+    """5.4.32: How much a Location can draw from the grid."""
+
+    unit: Annotated[ChargingRateUnit, "What the value counts."]
+    value: Annotated[Number, "The most that it can draw."]
+
+
+class PowerType(ClosedEnum):
+    """5.4.33: What kind of current a connector gives."""
+
+    AC_1_PHASE = "AC_1_PHASE", "AC, one phase."
+    AC_2_PHASE = "AC_2_PHASE", "AC, two phases of three."
+    AC_2_PHASE_SPLIT = "AC_2_PHASE_SPLIT", "AC, split phase."
+    AC_3_PHASE = "AC_3_PHASE", "AC, three phases."
+    DC = "DC", "DC."
+
+
+class PresenceStatus(ClosedEnum):
+    """5.4.34: Whether an EVSE is there."""
+
+    PRESENT = "PRESENT", "It is; the module evsestatuses tells whether it can be used."
+    PLANNED = "PLANNED", "Not yet."
+    REMOVED = "REMOVED", "Not any more."
+
+
+class PublishTokenType(RuledClass, kw_only=True):
+    """5.4.35: The tokens whose holders may be shown a Location."""
+
+    uid: Annotated[Maybe[CiAsciiString_1_36], "The token's id."] = None
+    type: Annotated[Maybe[TokenType], "The token's type."] = None
+    visual_number: Annotated[Maybe[UnicodeString_1_64], "What is printed on the token."] = None
+    issuer: Annotated[Maybe[UnicodeString_1_64], "The company named on the token."] = None
+    group_id: Annotated[Maybe[CiAsciiString_1_36], "The group that the token belongs to."] = None
+
+    def rules(self) -> Iterator[Breach]:
+        """There is a ``uid``, a ``visual_number`` or a ``group_id``.
+
+        With a ``uid`` there is a ``type``, with a ``visual_number`` an ``issuer``.
+        """
+        if self.uid is self.visual_number is self.group_id is None:
+            yield Breach((), "none of them", "uid, visual_number or group_id", weight=Weight.MISSING)
+        if self.uid is not None and self.type is None:
+            yield Breach(("type",), "nothing", "the token's type, since uid is there", weight=Weight.MISSING)
+        if self.visual_number is not None and self.issuer is None:
+            yield Breach(("issuer",), "nothing", "the issuer, since visual_number is there", weight=Weight.MISSING)
+
+
+class RegularHours(RuledClass, kw_only=True):
+    """5.4.36: Hours of one day of every week, in the Location's own time."""
+
+    weekday: Annotated[Weekday, "From Monday, 1, to Sunday, 7."]
+    period_begin: Annotated[TimeOfDay, "From when; 00:00 is the beginning of the day."]
+    period_end: Annotated[TimeOfDay, "Until when; 00:00 is the end of the day."]
+
+    def rules(self) -> Iterator[Breach]:
+        """The period ends after it begins; one that ends at 00:00 ends with the day."""
+        if self.period_begin and self.period_end and self.period_begin >= _end_of(self):
+            yield Breach(
+                ("period_end",),
+                self.period_end,
+                f"a time later than period_begin, {self.period_begin}, or 00:00",
+            )
+
+
+class ReservationStatus(ClosedEnum):
+    """5.4.37: What is in the way of a reservation."""
+
+    CANCELED_RESERVATION = "CANCELED_RESERVATION", "The CPO has cancelled it."
+    DEVICE_OFFLINE = "DEVICE_OFFLINE", "The device has to be asked and cannot be reached."
+    EVSE_OCCUPIED = "EVSE_OCCUPIED", "The EVSE is in use."
+    EVSE_INOPERATIVE = "EVSE_INOPERATIVE", "The EVSE is out of service or broken."
+    NOT_SUPPORTED = "NOT_SUPPORTED", "There are no reservations with this CPO, or at this Location."
+    UNKNOWN_RESERVATION = "UNKNOWN_RESERVATION", "The CPO does not know such a reservation."
+
+
+class ReserveNowRequest(OcpiClass, kw_only=True):
+    """5.4.38: An EVSE is to be kept for a driver; with the id of an earlier reservation, instead of that one."""
+
+    token: Annotated[Token, "The driver's Token, which the CPO need not know yet."]
+    expiry_date: Annotated[DateTime, "Until when the EVSE is to be kept."]
+    reservation_id: Annotated[CiAsciiString_1_36, "Tells it apart from the eMSP's other reservations with this CPO."]
+    location_id: Annotated[CiAsciiString_1_36, "The id of the Location."]
+    evse_uid: Annotated[Maybe[CiAsciiString_1_36], "The uid of the EVSE; left out: any at this Location."] = None
+    authorization_reference: Annotated[
+        Maybe[CiAsciiString_1_36], "What the eMSP calls this authorization; Session and CDR repeat it."
+    ] = None
+
+
+class ReservationError(OcpiClass, kw_only=True):
+    """5.4.39: Why there is no reservation."""
+
+    status: Annotated[ReservationStatus, "The reason."]
+    message: Annotated[Many[DisplayText], "The reason in words, in several languages."] = None
+
+
+class ResetEvseRequest(OcpiClass, kw_only=True):
+    """5.4.40: The device behind an EVSE is to be reset."""
+
+    location_id: Annotated[CiAsciiString_1_36, "The id of the Location."]
+    evse_uid: Annotated[CiAsciiString_1_36, "The uid of the EVSE."]
+
+
+class LocationService(ClosedEnum):
+    """5.4.41: What is offered at a Location besides charging."""
+
+    ACCESSIBLE_CHARGING = "ACCESSIBLE_CHARGING", "Some EVSEs are made for people with disabilities."
+    ASSISTANCE = "ASSISTANCE", "Somebody on site helps with charging."
+    CAMERA_SURVEILLANCE = "CAMERA_SURVEILLANCE", "Cameras watch the place."
+    EMERGENCY_CALL = "EMERGENCY_CALL", "One can speak to security staff."
+    WIFI = "WIFI", "Wireless internet."
+
+
+class Status(ClosedEnum):
+    """5.4.42: Whether one can charge at an EVSE."""
+
+    AVAILABLE = "AVAILABLE", "A new session can start."
+    BLOCKED = "BLOCKED", "Something stands in the way, a car for instance."
+    CHARGING = "CHARGING", "In use."
+    INOPERATIVE = "INOPERATIVE", "Not in service yet, or for a while; not broken."
+    OUTOFORDER = "OUTOFORDER", "Broken."
+    RESERVED = "RESERVED", "Kept for a certain driver."
+    UNKNOWN = "UNKNOWN", "Nobody can tell, for instance because it is offline."
+
+
+class StatusSchedule(OcpiClass, kw_only=True):
+    """5.4.43: What the status of an EVSE is planned to be, for information."""
+
+    period_begin: Annotated[DateTime, "From when."]
+    period_end: Annotated[Maybe[DateTime], "Until when, if that is known."] = None
+    status: Annotated[Status, "The status in this time."]
+
+
+class UnlockConnectorRequest(OcpiClass, kw_only=True):
+    """5.4.44: A connector is to let go of the cable."""
+
+    location_id: Annotated[CiAsciiString_1_36, "The id of the Location."]
+    evse_uid: Annotated[CiAsciiString_1_36, "The uid of the EVSE."]
+    connector_id: Annotated[CiAsciiString_1_36, "The id of the connector."]
+
+
+class VehicleType(ClosedEnum):
+    """5.4.45: What kind of vehicle fits."""
+
+    MOTORCYCLE = "MOTORCYCLE", "A motorcycle."
+    PERSONAL_VEHICLE = "PERSONAL_VEHICLE", "A car."
+    PERSONAL_VEHICLE_WITH_TRAILER = "PERSONAL_VEHICLE_WITH_TRAILER", "A car with a trailer."
+    VAN = "VAN", "A van lower than 275 cm."
+    TRUCK = "TRUCK", "A lorry."
+    TRUCK_WITH_TRAILER = "TRUCK_WITH_TRAILER", "A lorry with a trailer."
+    BUS = "BUS", "A bus or a coach."
+    DISABLED = "DISABLED", "A vehicle with a permit for disabled people's parking."
 
 
 # -- rules ------------------------------------------------------------------------------------------------
@@ -594,4 +625,40 @@ def _repeated(ids: list[str]) -> Iterator[int]:
         seen.add(each)
 
 
-MODULE = Module(id=ModuleId("locations"), chapter=5, title="Locations", payload=Location)
+MODULE = Module(
+    id=ModuleId("locations"),
+    chapter=5,
+    title="Locations",
+    payload=Location,
+    calls=(
+        Call(
+            operation="reserve-now",
+            use_case="05.02",
+            summary="Have an EVSE kept for a driver. The CPO may take back its yes later (use case 05.04).",
+            request=ReserveNowRequest,
+            error=ReservationError,
+            revocable=True,
+        ),
+        Call(
+            operation="cancel-reservation",
+            use_case="05.03",
+            summary="Give up a reservation.",
+            request=CancelReservationRequest,
+            error=ReservationError,
+        ),
+        Call(
+            operation="unlock-connector",
+            use_case="05.06",
+            summary="Have a connector let go of a cable that is stuck.",
+            request=UnlockConnectorRequest,
+            error=ChargingStationCommandError,
+        ),
+        Call(
+            operation="reset-evse",
+            use_case="05.07",
+            summary="Have the device behind an EVSE reset.",
+            request=ResetEvseRequest,
+            error=ChargingStationCommandError,
+        ),
+    ),
+)

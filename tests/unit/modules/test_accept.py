@@ -1,48 +1,35 @@
 """Payloads are accepted by the tables, refused at the right place, and never by an error that is not ours."""
 
-import copy
-import json
-from collections.abc import Callable
+from collections.abc import Iterator
+from datetime import date
+from itertools import product
 from typing import Any
 
+import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from engine.protocol.json_text import MalformedJson
 from engine.protocol.modules import Module, SchemaViolation, all_modules, module
-from engine.protocol.modules.classes import OpenEnum
+from engine.protocol.modules.check import accept
+from engine.protocol.modules.classes import OcpiClass, Shape
 from engine.protocol.modules.explain import (
     FOUND_LENGTH_MAX,
     PROBLEMS_MAX,
-    Boolean,
-    Kind,
+    Anything,
     ListOf,
-    Numeric,
-    Problem,
     Row,
     Table,
     Text,
-    Values,
     explain,
+    table_of,
 )
-from tests.unit.modules.full import FULL, Place, at, drop, every_row, put, written
+from tests.support.independent import objections
+from tests.support.payloads import CLASSES, Declared, example, items_of, written
+from tests.unit.modules.full import FULL, REQUESTS, at, drop, every_row, put
 
-CASES = [
-    (each, place, row)
-    for each in all_modules()
-    if each.id in FULL
-    for place, row in every_row(each.payload, FULL[each.id])
-]
+EXAMPLES = {each.id: (each, each.payload, FULL[each.id]) for each in all_modules()} | REQUESTS
 
-# Rows that a rule asks for beside others; those rules have tests of their own.
-WANTED_BY_A_RULE = {"regular_hours", "type", "issuer"}
-
-
-def rows_where(wanted: Callable[[Row], bool]) -> pytest.MarkDecorator:
-    """Run a test for each row of this sort, in a place where it has a value."""
-    cases = [pytest.param(each, place, row, id=f"{each.id}:{at(place)}") for each, place, row in CASES if wanted(row)]
-    return pytest.mark.parametrize(("each", "place", "row"), cases)
+each_example = pytest.mark.parametrize(("each", "shape", "value"), EXAMPLES.values(), ids=EXAMPLES)
 
 
 def found(module: Module, payload: dict[str, Any], *, tolerant: bool = False) -> list[str]:
@@ -67,119 +54,78 @@ def named(name: str) -> Module:
 locations, statuses = named("locations"), named("evsestatuses")
 
 
-@pytest.mark.parametrize("name", FULL)
-def test_full(name):
-    """With every row of every table filled in, there is nothing to say, strict or tolerant, fast or in detail."""
-    payload = written(FULL[name])
+@each_example
+def test_examples(each: Module, shape: Shape, value: dict[str, Any]):
+    """The examples of the reference pages are right in every eye: strict, tolerant, in detail, by the schema."""
+    payload = written(value)
 
-    assert named(name).accept(payload) == ()
-    assert named(name).accept(payload, tolerant=True) == ()
-    assert explain(named(name).payload, payload, tolerant=False).problem_count == 0
-
-
-@rows_where(lambda _: True)
-def test_left_out(each: Module, place: Place, row: Row):
-    """What has to be there is missed at its place; to a tolerant reader that is a warning; the rest may be left out."""
-    without = drop(FULL[each.id], place)
-
-    if row.required:
-        assert found(each, without) == [at(place)]
-        assert warned(each, without) == [at(place)]
-    elif row.name not in WANTED_BY_A_RULE:
-        assert each.accept(written(without)) == ()
+    assert accept(shape, payload) == accept(shape, payload, tolerant=True) == ()
+    assert explain(shape, payload, tolerant=False).problem_count == 0
+    assert objections(each.id, shape.__name__, payload) == set()
 
 
-@rows_where(lambda _: True)
-def test_null(each: Module, place: Place, row: Row):
-    """``null`` counts as left out (W21)."""
-    empty = put(FULL[each.id], place, None)
-
-    if row.required:
-        assert found(each, empty) == [at(place)]
-        assert warned(each, empty) == [at(place)]
-    elif row.name not in WANTED_BY_A_RULE:
-        assert each.accept(written(empty)) == ()
+@pytest.mark.parametrize("each", all_modules(), ids=lambda each: each.id)
+def test_fast(each: Module):
+    """The example of a module is accepted from its bytes alone: no rule calls for a closer look without need."""
+    assert type(msgspec.json.decode(written(FULL[each.id]), type=each.payload)) is each.payload
 
 
-def wrong_values(row: Row, value: Any) -> list[Any]:
-    """Return values that neither a strict nor a tolerant reader takes in this row."""
-    match row.kind:
-        case Text() as text:
-            long = [] if text.length_max is None else [(value * (text.length_max + 1))[: text.length_max + 1]]
-            return [1, True, [value], {}, "\ud800", *long, *([] if text.pattern is None else [value + "\n"])]
-        case Numeric() as number:
-            limits = [] if number.at_least is None else [number.at_least - 1]
-            limits += [] if number.at_most is None else [number.at_most + 1]
-            return ["1", True, [], {}, *limits, *([1.5] if number.whole else [])]
-        case Boolean():
-            return ["true", 0, 1, [], {}]
-        case Values():
-            return [1, False, [value], {}, "\ud800"]
-        case ListOf():
-            return [{}, "x", 1, value[0], [None], [[]]]
-        case Table():
-            return [[], [value], "x", 1, False]
-    raise AssertionError(row.kind)
+def declared(table: Table) -> Iterator[tuple[Table, Row]]:
+    """Yield every row of a table and of the tables in it."""
+    for row in table.rows:
+        yield table, row
+        if isinstance(inner := items_of(row.kind), Table):
+            yield from declared(inner)
 
 
-@rows_where(lambda _: True)
-def test_wrong(each: Module, place: Place, row: Row):
-    """A wrong type, size or form is refused at its place, by a tolerant reader too."""
-    value: Any = FULL[each.id]
-    for token in place:
-        value = value[token]
+@pytest.mark.parametrize("each", all_modules(), ids=lambda each: each.id)
+def test_every_row(each: Module):
+    """The example of a module has a value in every row of every table."""
+    filled_in = {id(row) for _, row in every_row(each.payload, FULL[each.id])}
 
-    for wrong in wrong_values(row, value):
-        pointers = found(each, put(FULL[each.id], place, wrong))
-
-        # [None] and [[]] are lists, so it is their item that is wrong
-        assert pointers == [at((*place, 0)) if wrong in ([None], [[]]) and isinstance(row.kind, ListOf) else at(place)]
-        assert found(each, put(FULL[each.id], place, wrong), tolerant=True) == pointers
+    assert [(table.name, row.name) for table, row in declared(table_of(each.payload)) if id(row) not in filled_in] == []
 
 
-def items(row: Row) -> Kind:
-    """Return what a row holds, one or a list of it."""
-    return row.kind.items if isinstance(row.kind, ListOf) else row.kind
+@each_example
+def test_faults_at_any_depth(each: Module, shape: type[OcpiClass], value: dict[str, Any]):
+    """Wherever a row stands, its fault is told right there, and nothing else is: by us and by the schema."""
+    for place, row in every_row(shape, value):
+        if row.required:
+            where, fault = place, drop(value, place)
+        elif not isinstance(row.kind, Anything):
+            where, fault = (*place, 0) if isinstance(row.kind, ListOf) else place, put(value, place, [[]])
+        else:
+            continue
+        with pytest.raises(SchemaViolation) as refused:
+            accept(shape, written(fault))
+
+        assert [problem.pointer for problem in refused.value.problems] == [at(where)]
+        assert objections(each.id, shape.__name__, written(fault)) == {at(where)}
 
 
-@rows_where(lambda row: isinstance(items(row), Values))
-def test_unknown_value(each: Module, place: Place, row: Row):
-    """An OpenEnum takes any text; an enum only its own, and of a tolerant reader others with a warning."""
-    kind = items(row)
-    assert isinstance(kind, Values)
-    here = (*place, 0) if isinstance(row.kind, ListOf) else place
-    unknown = put(FULL[each.id], here, "NO_SUCH_VALUE")
-
-    if issubclass(kind.values, OpenEnum):
-        assert each.accept(written(unknown)) == ()
-    else:
-        assert found(each, unknown) == [at(here)]
-        assert warned(each, unknown) == [at(here)]
+SIZED = {
+    row.kind: (each, row)
+    for each in CLASSES
+    if isinstance(each.kind, Table)
+    for row in each.kind.rows
+    if isinstance(row.kind, Text) and row.kind.length_max and not row.kind.pattern
+}
 
 
-@rows_where(lambda row: isinstance(row.kind, ListOf))
-def test_list_of_none(each: Module, place: Place, row: Row):
-    """An empty list is one for ``*``, and too few for ``+``."""
-    assert isinstance(row.kind, ListOf)
-    empty = put(FULL[each.id], place, [])
-
-    if row.kind.at_least:
-        assert found(each, empty) == [at(place)]
-        assert warned(each, empty) == [at(place)]
-    elif row.name not in WANTED_BY_A_RULE:
-        assert each.accept(written(empty)) == ()
-
-
-@rows_where(lambda row: isinstance(row.kind, Text) and not row.kind.pattern and bool(row.kind.length_max))
-def test_sizes(each: Module, place: Place, row: Row):
+@pytest.mark.parametrize(("each", "row"), SIZED.values(), ids=[kind.name for kind in SIZED])
+def test_sizes(each: Declared, row: Row):
     """As many code points as allowed pass, also where each takes four bytes or two escapes; no code point more."""
     assert isinstance(row.kind, Text)
     assert row.kind.length_max
-    full = put(FULL[each.id], place, "🔌" * row.kind.length_max)
+    whole = example(each.kind, 0)
+    longest, longer = ({**whole, row.name: "🔌" * (row.kind.length_max + more)} for more in (0, 1))
 
-    each.accept(written(full))
-    each.accept(json.dumps(full, ensure_ascii=False).encode())
-    assert found(each, put(full, place, "🔌" * (row.kind.length_max + 1))) == [at(place)]
+    for payload in (written(longest), written(longest, ascii_only=False)):
+        assert accept(each.shape, payload) == ()
+        assert objections(each.module.id, each.kind.name, payload) == set()
+    with pytest.raises(SchemaViolation, match=rf"^/{row.name}: "):
+        accept(each.shape, written(longer))
+    assert objections(each.module.id, each.kind.name, written(longer)) == {f"/{row.name}"}
 
 
 @pytest.mark.parametrize(
@@ -269,6 +215,20 @@ def test_times(time, strict, tolerant):
             assert statuses.accept(written(payload), tolerant=is_tolerant) == ()
         else:
             assert found(statuses, payload, tolerant=is_tolerant) == ["/timestamp"]
+
+
+@pytest.mark.parametrize("year", [1900, 1999, 2000, 2024, 2100])
+def test_calendar(year: int):
+    """The days that a DateTime knows are those of the calendar."""
+    for month, day in product(range(14), range(33)):
+        payload = written({"status": "CHARGING", "timestamp": f"{year}-{month:02}-{day:02}T00:00:00Z"})
+        try:
+            date(year, month, day)
+        except ValueError:
+            with pytest.raises(SchemaViolation, match="/timestamp"):
+                statuses.accept(payload)
+        else:
+            assert statuses.accept(payload) == ()
 
 
 @pytest.mark.parametrize(
@@ -361,60 +321,3 @@ def test_no_json(payload):
     for each in all_modules():
         with pytest.raises((MalformedJson, SchemaViolation)):
             each.accept(payload)
-
-
-@pytest.mark.parametrize("filler", ["x", " ", "0", "1.", "-", "é", "2018-01-01T", "\x00", "🔌", '"', "\\"])
-def test_long_strings(filler):
-    """A string of a megabyte is looked at in time that grows no faster than it, whatever the pattern."""
-    long = filler * (1_000_000 // len(filler))
-    texts = {row.kind.pattern: place for each, place, row in CASES if each is locations and isinstance(row.kind, Text)}
-    location = FULL["locations"]
-    for place in texts.values():
-        location = put(location, place, long)
-
-    with pytest.raises(SchemaViolation):
-        locations.accept(written(location))
-
-
-texts = st.text(st.characters(codec=None, categories=None))  # halves of surrogate pairs too
-numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-anything = st.recursive(
-    st.none() | st.booleans() | numbers | texts | st.sampled_from(["EUR", "RFID", "07:00", "2026-01-01T00:00:00Z"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
-    max_leaves=10,
-)
-places = st.sampled_from([(each.id, place) for each, place, _ in CASES])
-
-
-def looked_at(module: Module, payload: object, *, tolerant: bool) -> tuple[int, list[Problem]]:
-    """Return how many problems there are, and which warnings; let no other error pass."""
-    try:
-        return 0, list(module.accept(written(payload), tolerant=tolerant))
-    except SchemaViolation as refused:
-        return refused.problem_count, []
-
-
-@given(st.lists(st.tuples(places, anything), min_size=1, max_size=3), st.booleans())
-def test_any_value_anywhere(changes, tolerant):
-    """Whatever stands anywhere, the answer is yes or a SchemaViolation, and fast and detailed looks agree."""
-    name = changes[0][0][0]
-    payload = copy.deepcopy(FULL[name])
-    for (other, place), value in changes:
-        if other == name:
-            try:
-                payload = put(payload, place, value)
-            except (KeyError, IndexError, TypeError):
-                continue  # an earlier change removed what it stands in
-    detailed = explain(named(name).payload, written(payload), tolerant=tolerant)
-
-    problem_count, warnings = looked_at(named(name), payload, tolerant=tolerant)
-
-    assert problem_count == detailed.problem_count
-    assert problem_count or warnings == detailed.warnings
-
-
-@given(st.dictionaries(texts, anything, max_size=3) | anything, st.booleans())
-def test_any_payload(value, tolerant):
-    """Any JSON value is accepted or refused with a SchemaViolation."""
-    for each in all_modules():
-        looked_at(each, value, tolerant=tolerant)

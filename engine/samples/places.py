@@ -1,26 +1,20 @@
-"""Generated Locations and EVSE Statuses for the demo, the benchmark and the tests.
+"""Locations, and the statuses of their EVSEs.
 
 They look like those of a real operator: several countries, mostly two or three EVSEs and now and then forty, most
-optional fields left out most of the time, and all of them used somewhere in a thousand. The same seed gives the
-same bytes. Now and then a payload is written as other programs write: with line breaks, with escapes, with
-decimals that a float would spoil, with a field of the operator's own; all of it has to arrive as it is.
+optional fields left out most of the time, and all of them used somewhere in a thousand.
 """
 
 import random
-import re
-from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from decimal import Decimal
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 
-from engine.protocol.modules.classes import ClosedEnum
 from engine.protocol.modules.locations import (
     Capability,
     ConnectorCapability,
-    EnergySourceCategory,
-    EnvironmentalImpactCategory,
     EvsePosition,
     Facility,
     LocationService,
@@ -31,25 +25,18 @@ from engine.protocol.modules.locations import (
     Status,
     VehicleType,
 )
-from engine.protocol.modules.shared_types import ImageCategory, TokenType
+from engine.protocol.modules.shared_types import (
+    EnergySourceCategory,
+    EnvironmentalImpactCategory,
+    ImageCategory,
+    TokenType,
+)
+from engine.samples.chances import NEWEST, SEED, Chances, Json, Sample, encode, without_none, written
 
-SEED = 3_0_2
 LOCATION_SIZE_BYTES = 2_400
 """Size of a Location with three EVSEs or so: what speed is measured with."""
 
 _TEXT_LENGTH_MAX = 512  # DisplayText.text
-_NEWEST = datetime(2026, 5, 1, tzinfo=UTC)
-"""Nothing in a sample is younger; fixed, so that the bytes are."""
-
-Json = dict[str, Any]
-_T = TypeVar("_T")
-
-
-class Sample(NamedTuple):
-    """A Party Issued Object that could be published."""
-
-    id: str
-    payload: bytes
 
 
 class _City(NamedTuple):
@@ -98,9 +85,6 @@ _CONNECTORS = (
     ("VND_BEC_TROLLEY", "CABLE", "DC", 1250, 1500, 1),  # a plug that no table knows
 )
 
-_encode = msgspec.json.Encoder(decimal_format="number").encode
-_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
-
 
 def locations(
     count: int, *, seed: int = SEED, party: str = "BEBEC", evses: tuple[int, int] = (1, 40)
@@ -111,7 +95,7 @@ def locations(
         maker = _Maker(rng, party, number)
         fewest, most = evses
         location = maker.location(fewest + int((most - fewest + 1) * rng.random() ** 5))
-        yield Sample(f"{party}-L{number:06d}", _written(location, number))
+        yield Sample(f"{party}-L{number:06d}", written(location, number))
 
 
 def evse_statuses(of: Iterable[Sample], *, seed: int = SEED) -> Iterator[Sample]:
@@ -120,13 +104,13 @@ def evse_statuses(of: Iterable[Sample], *, seed: int = SEED) -> Iterator[Sample]
     for location in of:
         for uid in evse_uids(location.payload):
             status = rng.choices(list(Status), [50, 5, 30, 5, 4, 3, 3])[0]
-            since = _time(rng) if rng.random() < 0.5 else None  # noqa: PLR2004 - half of the devices tell
+            since = Chances(rng).time() if rng.random() < 0.5 else None  # noqa: PLR2004 - half of the devices tell
             yield Sample(uid, status_payload(status, since))
 
 
 def status_payload(status: str, timestamp: str | None = None) -> bytes:
     """Write an EvseStatus."""
-    return _encode({"status": status} | ({"timestamp": timestamp} if timestamp else {}))
+    return encode({"status": status} | ({"timestamp": timestamp} if timestamp else {}))
 
 
 def evse_uids(location: bytes) -> list[str]:
@@ -142,18 +126,18 @@ def location_of_size(size_bytes: int = LOCATION_SIZE_BYTES, *, number: int = 1, 
     maker = _Maker(random.Random(number), party, number)
     location = maker.plain_location()
     pool = location["charging_pool"]
-    while size_bytes - len(_encode(location)) >= _encoded_size(pool[0]):
+    while size_bytes - len(encode(location)) >= _encoded_size(pool[0]):
         pool.append(maker.plain_station())
-    if len(_encode(location)) > size_bytes:
+    if len(encode(location)) > size_bytes:
         pool.pop()
-    _pad(location, size_bytes - len(_encode(location)))
-    if not pool or len(payload := _encode(location)) != size_bytes:
+    _pad(location, size_bytes - len(encode(location)))
+    if not pool or len(payload := encode(location)) != size_bytes:
         raise ValueError(f"a Location with an EVSE takes more than {size_bytes} bytes")
     return Sample(f"{party}-L{number:06d}", payload)
 
 
 def _encoded_size(value: Json) -> int:
-    return len(_encode(value)) + 1  # and the comma before it
+    return len(encode(value)) + 1  # and the comma before it
 
 
 def _pad(location: Json, room_bytes: int) -> None:
@@ -185,11 +169,11 @@ class _Pool(msgspec.Struct):
 _read_uids = msgspec.json.Decoder(_Pool).decode
 
 
-class _Maker:
+class _Maker(Chances):
     """Makes the parts of one Location."""
 
     def __init__(self, rng: random.Random, party: str, number: int) -> None:
-        self.rng = rng
+        super().__init__(rng)
         self.party = party
         self.number = number
         self.city = rng.choice(_CITIES)
@@ -209,7 +193,7 @@ class _Maker:
             "time_zone": self.city.time_zone,
             "opening_times": {"twentyfourseven": True},
             "help_phone": "+3220000000",
-            "last_updated": _time(self.rng),
+            "last_updated": self.time(),
         }
 
     def plain_station(self) -> Json:
@@ -218,7 +202,7 @@ class _Maker:
             "id": self.id("S"),
             "evses": [self.evse(plain=True)],
             "capabilities": ["RFID_READER", "REMOTE_START_CAPABLE", "REMOTE_STOP_CAPABLE", "RESERVABLE"],
-            "last_updated": _time(self.rng),
+            "last_updated": self.time(),
         }
 
     # -- whole ones, in the order of the tables
@@ -228,7 +212,7 @@ class _Maker:
         chance, rng = self.chance, self.rng
         public = not chance(0.05)
         located = public or chance(0.5)
-        return _without_none(
+        return without_none(
             {
                 "publish": public,
                 "publish_allowed_to": None if public else [self.publish_token() for _ in range(rng.randint(1, 3))],
@@ -250,7 +234,7 @@ class _Maker:
                 "energy_mix": self.sometimes(0.3, self.energy_mix),
                 "max_power": self.sometimes(0.2, self.max_power),
                 "help_phone": self.sometimes(0.7, lambda: f"+{rng.randint(10**9, 10**11)}"),
-                "last_updated": _time(rng),
+                "last_updated": self.time(),
                 "bebec_rating": self.sometimes(0.05, lambda: Decimal("0.1234567890123456789")),
             }
         )
@@ -269,7 +253,7 @@ class _Maker:
     def address(self) -> Json:
         """Make an Address."""
         rng = self.rng
-        return _without_none(
+        return without_none(
             {
                 "address": f"{rng.choice(self.city.streets)} {rng.randint(1, 240)}",
                 "city": self.city.name,
@@ -290,7 +274,7 @@ class _Maker:
 
     def additional_location(self) -> Json:
         """Make an AdditionalGeoLocation."""
-        return _without_none({**self.point(), "name": self.sometimes(0.7, self.direction)})
+        return without_none({**self.point(), "name": self.sometimes(0.7, self.direction)})
 
     def direction(self) -> Json:
         """Make a DisplayText."""
@@ -309,7 +293,7 @@ class _Maker:
     def station(self, evse_count: int) -> Json:
         """Make a ChargingStation."""
         rng = self.rng
-        return _without_none(
+        return without_none(
             {
                 "id": self.id("S"),
                 "evses": [self.evse() for _ in range(evse_count)],
@@ -319,7 +303,7 @@ class _Maker:
                 "physical_reference": self.sometimes(0.3, lambda: f"№ {rng.randint(1, 40)}"),
                 "directions": self.some(0.1, 1, self.direction),
                 "images": self.some(0.05, 1, self.image),
-                "last_updated": _time(rng),
+                "last_updated": self.time(),
             }
         )
 
@@ -341,7 +325,7 @@ class _Maker:
                 "calibration_info_url": self.sometimes(0.1, lambda: f"https://meters.example/{uid}"),
             }
         presence = rng.choices(list(PresenceStatus), [95, 3, 2])[0]
-        return _without_none(
+        return without_none(
             {
                 "uid": uid,
                 "evse_id": None if presence is PresenceStatus.REMOVED else evse_id,
@@ -349,7 +333,7 @@ class _Maker:
                 "connectors": connectors,
                 "parking": parking,
                 **rare,
-                "last_updated": _time(rng),
+                "last_updated": self.time(),
             }
         )
 
@@ -364,11 +348,11 @@ class _Maker:
             "power_type": power,
             "max_voltage": volts,
             "max_amperage": amperes,
-            "last_updated": _time(rng),
+            "last_updated": self.time(),
         }
         if plain:
             return connector
-        return _without_none(
+        return without_none(
             connector
             | {
                 "cable_length": self.sometimes(0.5, lambda: rng.choice([400, Decimal("550.0")]))
@@ -382,8 +366,8 @@ class _Maker:
 
     def schedule(self) -> Json:
         """Make a StatusSchedule, half of them without an end."""
-        begin, end = sorted([_time(self.rng), _time(self.rng)])
-        return _without_none(
+        begin, end = sorted([self.time(), self.time()])
+        return without_none(
             {
                 "period_begin": begin,
                 "period_end": self.sometimes(0.5, lambda: end),
@@ -405,7 +389,7 @@ class _Maker:
             return parking
         big = self.chance(0.1)
         size = (lambda low, high: Decimal(rng.randint(low * 10, high * 10)) / 10) if big else (lambda _low, _high: None)
-        return _without_none(
+        return without_none(
             parking
             | {
                 "vehicle_types": rng.sample(_BIG if big else _CARS, rng.randint(1, 2)),
@@ -435,7 +419,7 @@ class _Maker:
 
     def business(self) -> Json:
         """Make BusinessDetails."""
-        return _without_none(
+        return without_none(
             {
                 "name": self.rng.choice(["BeCharged", "Stroom & Co.", "Ladewerk Müller GmbH", "充電 Partners"]),
                 "website": self.sometimes(0.6, lambda: "https://becharged.example"),
@@ -451,7 +435,7 @@ class _Maker:
         rng = self.rng
         name = f"https://img.example/{rng.getrandbits(40):010x}"
         full = self.chance(0.5)
-        return _without_none(
+        return without_none(
             {
                 "url": f"{name}.jpeg",
                 "thumbnail": f"{name}-200.jpeg" if self.chance(0.5) else None,
@@ -465,7 +449,7 @@ class _Maker:
     def hours(self) -> Json:
         """Make Hours: always, or by weekdays, with a night across midnight now and then."""
         always = self.chance(0.6)
-        return _without_none(
+        return without_none(
             {
                 "twentyfourseven": always,
                 "regular_hours": None if always else self.week(),
@@ -486,7 +470,7 @@ class _Maker:
 
     def exception(self) -> Json:
         """Make an ExceptionalPeriod of a day."""
-        begin = _NEWEST + timedelta(days=self.rng.randint(1, 300))
+        begin = NEWEST + timedelta(days=self.rng.randint(1, 300))
         return {"period_begin": f"{begin:%Y-%m-%dT00:00:00Z}", "period_end": f"{begin:%Y-%m-%dT23:59:59.9Z}"}
 
     def energy_mix(self) -> Json:
@@ -494,7 +478,7 @@ class _Maker:
         rng = self.rng
         share = Decimal(rng.randint(1, 999)) / 10
         sources = rng.sample(list(EnergySourceCategory), 2)
-        return _without_none(
+        return without_none(
             {
                 "is_green_energy": self.chance(0.4),
                 "energy_sources": self.sometimes(
@@ -517,52 +501,8 @@ class _Maker:
         """Make a LocationMaxPower."""
         return self.rng.choice([{"unit": "W", "value": Decimal("1E+6")}, {"unit": "A", "value": Decimal("63.50")}])
 
-    # -- chances
+    # -- ids
 
     def id(self, kind: str) -> str:
         """Make an id that nothing else of this party has."""
         return f"{self.party}-{kind}{self.number:06d}-{self.rng.getrandbits(48):012x}"
-
-    def chance(self, share: float) -> bool:
-        """Say yes in this share of cases."""
-        return self.rng.random() < share
-
-    def sometimes(self, share: float, make: Callable[[], _T]) -> _T | None:
-        """Make something in this share of cases."""
-        return make() if self.chance(share) else None
-
-    def some(self, share: float, most: int, make: Callable[[], Json]) -> list[Json] | None:
-        """Make a list of one or more in this share of cases."""
-        return [make() for _ in range(self.rng.randint(1, most))] if self.chance(share) else None
-
-    def some_of(self, share: float, values: type[ClosedEnum]) -> list[str] | None:
-        """Pick a few of an enum in this share of cases."""
-        every = list(values)
-        return self.rng.sample(every, self.rng.randint(1, min(4, len(every)))) if self.chance(share) else None
-
-
-def _time(rng: random.Random) -> str:
-    """Make a DateTime with no, one or three decimals."""
-    moment = _NEWEST - timedelta(milliseconds=rng.randrange(2 * 365 * 86_400_000))
-    decimals = rng.choice(["", f".{moment.microsecond // 100_000}", f".{moment.microsecond // 1_000:03d}"])
-    return f"{moment:%Y-%m-%dT%H:%M:%S}{decimals}Z"
-
-
-def _without_none(fields: Json) -> Json:
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _written(location: Json, number: int) -> bytes:
-    """Write a payload, every now and then as other programs do."""
-    payload = _encode(location)
-    if number % 10 == 3:  # noqa: PLR2004 - one in ten
-        return msgspec.json.format(payload, indent=2)
-    if number % 10 == 7:  # noqa: PLR2004 - one in ten
-        return _NOT_ASCII.sub(_escaped, payload.decode()).encode()
-    return payload
-
-
-def _escaped(match: re.Match[str]) -> str:
-    """Write a character beyond ASCII as JSON escapes, two of them if it is beyond U+FFFF."""
-    units = match[0].encode("utf-16-be")
-    return "".join(f"\\u{units[n] << 8 | units[n + 1]:04x}" for n in range(0, len(units), 2))

@@ -1,11 +1,21 @@
-"""What the text around the tables demands of several fields together."""
+"""Chapter 5: what the text around the tables demands of several fields together, pictures, and the calls."""
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine.protocol.modules import SchemaViolation
-from tests.unit.modules.full import FULL, Place, drop, put, written
+from engine.protocol.modules.bodies import AsyncResponse
+from engine.protocol.modules.check import accept
+from engine.protocol.modules.locations import (
+    ChargingStationCommandError,
+    Location,
+    ReservationError,
+    ReserveNowRequest,
+)
+from tests.support.independent import objections
+from tests.unit.modules.full import FULL, REQUESTS, Place, drop, put, written
 from tests.unit.modules.test_accept import found, locations, warned
 
 LOCATION = FULL["locations"]
@@ -146,3 +156,109 @@ def test_rules_look_only_at_what_is_right():
     assert len(pointers) == len(set(pointers))
     assert {"/publish_allowed_to", "/address", "/opening_times/regular_hours/0", "/charging_pool/2"} < set(pointers)
     assert not any("again" in problem.found for problem in refused.value.problems)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        put(LOCATION, ("publish",), True),
+        hours((1, "18:00", "07:00")),
+        put(LOCATION, ("publish_allowed_to",), [{"uid": "1"}]),
+        put(LOCATION, (POOL, 0, "evses"), [EVSE, EVSE]),
+    ],
+)
+def test_rules_hold_at_once(wrong):
+    """The quick look at the bytes says no to a broken rule as well, and yes once it is kept."""
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(written(wrong), type=Location)
+
+    assert msgspec.json.decode(written(LOCATION), type=Location).publish is False
+
+
+@pytest.mark.parametrize(
+    ("kind", "strict", "tolerant"),
+    [
+        ("jpeg", True, True),
+        ("webp", True, True),
+        ("png", False, True),
+        ("gif", False, True),
+        ("x", False, True),
+        ("", False, False),
+        ("image", False, False),
+        ("j g", False, False),
+        (7, False, False),
+    ],
+)
+def test_image_type(kind, strict, tolerant):
+    """The type of a picture has four characters, as its table says; three, as its text says, are for the tolerant."""
+    location = put(LOCATION, ("images", 0, "type"), kind)
+
+    if strict:
+        assert locations.accept(written(location)) == ()
+    else:
+        assert found(locations, location) == ["/images/0/type"]
+    if tolerant:
+        assert locations.accept(written(location), tolerant=True) == ()
+    else:
+        assert found(locations, location, tolerant=True) == ["/images/0/type"]
+
+
+# -- remote procedure calls ---------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(
+    "R.05.02.02", "R.05.02.03", "R.05.03.02", "R.05.03.03", "R.05.06.02", "R.05.06.03", "R.05.07.02", "R.05.07.03"
+)
+def test_calls():
+    """Chapter 5 has four calls, each with a request of its own, an error, and no result."""
+    calls = {call.operation: (call.request.__name__, call.error, call.result) for call in locations.calls}
+
+    assert all(call.asynchronous for call in locations.calls)
+    assert calls == {
+        "reserve-now": ("ReserveNowRequest", ReservationError, None),
+        "cancel-reservation": ("CancelReservationRequest", ReservationError, None),
+        "unlock-connector": ("UnlockConnectorRequest", ChargingStationCommandError, None),
+        "reset-evse": ("ResetEvseRequest", ChargingStationCommandError, None),
+    }
+
+
+@pytest.mark.requirement("R.05.04.04", "R.05.04.05", "R.05.04.06")
+def test_taken_back():
+    """Only a reservation may be taken back by who said yes to it: with FAILED, no error, and a text or nothing."""
+    assert [call.operation for call in locations.calls if call.revocable] == ["reserve-now"]
+
+    def fits(operation: str, **callback: object) -> bool:
+        return not objections(locations.id, f"{operation}.callback", written(callback))
+
+    for more in ({}, {"payload": "Roadworks"}):
+        assert fits("reserve-now", result_type="FAILED", **more)
+        assert not fits("reserve-now", result_type="REJECTED", **more)
+        assert not fits("cancel-reservation", result_type="FAILED", **more)
+    assert not fits("reserve-now", result_type="FAILED", payload={"text": "Roadworks"})
+
+
+def test_reservation_with_a_wrong_token():
+    """The Token of a reservation is looked at like any Token."""
+    request = REQUESTS["locations.reserve-now"][2]
+
+    assert accept(ReserveNowRequest, written(request)) == ()
+    with pytest.raises(SchemaViolation) as refused:
+        accept(ReserveNowRequest, written(put(request, ("token", "issuer"), "")))
+    assert [problem.pointer for problem in refused.value.problems] == ["/token/issuer"]
+    with pytest.raises(SchemaViolation) as refused:
+        accept(ReserveNowRequest, written(put(request, ("token", "type"), "EMAID")))
+    assert [problem.pointer for problem in refused.value.problems] == ["/token/uid"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "status"), [(ReservationError, "EVSE_OCCUPIED"), (ChargingStationCommandError, "DEVICE_OFFLINE")]
+)
+def test_errors(shape, status):
+    """An error is an object with a status of its own enum (W16), and perhaps a text."""
+    text = [{"language": "nl", "text": "Bezet"}]
+
+    assert accept(shape, written({"status": status, "message": text})) == ()
+    for wrong in ({"message": text}, {"status": "CANCELLED"}):
+        with pytest.raises(SchemaViolation, match="/status"):
+            accept(shape, written(wrong))
+    assert accept(AsyncResponse, written({"result_type": "REJECTED", "error": {"status": status}})) == ()
