@@ -12,7 +12,8 @@ from typing import Any, Final
 from sqlalchemy import bindparam, case, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from engine.store.database import Tx
+from engine.store.database import Kind, Tx
+from engine.store.objects import View, left_out
 from engine.store.tables import exceptions, objects
 
 ANY_VERSION: Final = -1  # of a row for an object that was asked for again
@@ -96,10 +97,10 @@ class Tally:
     first_failed_at: float | None
 
 
-async def tally(tx: Tx, subscription_id: int, *, log: str, position: int) -> Tally:
-    """Count rows; waiting ones only where the object's newest change is at or before ``position``.
+async def tally(tx: Tx, subscription_id: int, *, log: str, position: int, view: View) -> Tally:
+    """Count rows; only where the object's newest change is at or before ``position``, or its snapshot leaves it out.
 
-    A later change counts as unread there, and an object is owed once.
+    Any other change counts as unread there, and an object is owed once.
     """
     rows = await tx.execute(
         select(
@@ -114,7 +115,7 @@ async def tally(tx: Tx, subscription_id: int, *, log: str, position: int) -> Tal
             (objects.c.log == log)
             & (objects.c.issuer == exceptions.c.issuer)
             & (objects.c.object_key == exceptions.c.object_key)
-            & (objects.c.seq <= position),
+            & ((objects.c.seq <= position) | left_out(view)),
         )
         .where(exceptions.c.subscription_id == subscription_id)
     )
@@ -195,6 +196,7 @@ async def ask_again(
     """Owe objects (issuer, key, id) once more, now (03.10); a row that waits keeps its attempts and its time."""
     if not wanted:
         return
+    tx.touch(Kind.OUTBOUND, subscription_id)
     dialect = tx.connection.dialect.name
     statement: Any = postgresql.insert(exceptions) if dialect == "postgresql" else sqlite.insert(exceptions)
     statement = statement.on_conflict_do_update(
@@ -211,6 +213,7 @@ async def ask_again(
 
 async def make_due(tx: Tx, subscription_id: int, *, now: float) -> int:
     """Let everything that waits be due now (03.09); returns how many rows."""
+    tx.touch(Kind.OUTBOUND, subscription_id)
     result = await tx.execute(
         update(exceptions)
         .where(
@@ -225,6 +228,7 @@ async def make_due(tx: Tx, subscription_id: int, *, now: float) -> int:
 
 async def drop(tx: Tx, subscription_id: int, issuer: str, key: str) -> bool:
     """Forget one row: the object is owed no more until it changes; says whether there was one."""
+    tx.touch(Kind.OUTBOUND, subscription_id)
     result = await tx.execute(
         delete(exceptions).where(
             exceptions.c.subscription_id == subscription_id,

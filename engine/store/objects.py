@@ -10,11 +10,11 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Integer, bindparam, func, or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, Integer, and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from engine.protocol.ids import ObjectKey, PartyId
-from engine.protocol.objects import VERSION_EPOCH_S
+from engine.protocol.objects import REISSUE_LEAD_S, VERSION_EPOCH_S
 from engine.store.database import Pointer, Segment, Tx
 from engine.store.tables import inbound, logs, objects, platforms
 
@@ -51,6 +51,21 @@ class Change:
     life: int
     payload: bytes
     audience: str | None = None
+    concluded_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a subscription may see of what its producer issues, and what of that its snapshot has.
+
+    Up to ``first_seq``, where the log ended at the subscriber's first subscribe, the snapshot leaves out what was over
+    by ``snapshot_from``. What changed after that is always owed.
+    """
+
+    producer: str
+    subscriber: str
+    first_seq: int = 0
+    snapshot_from: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +101,36 @@ def audience_text(audience: Collection[PartyId] | None) -> str | None:
     return None if audience is None else "," + "".join(f"{party}," for party in sorted(set(audience)))
 
 
+def audience_parties(text: str | None) -> tuple[PartyId, ...] | None:
+    """Read an audience from its column."""
+    return None if text is None else tuple(PartyId(party) for party in text.split(",") if party)
+
+
+def is_for(subscriber: str, audience: str | None) -> bool:
+    """Say of an audience's text whether its publisher left this party out: ``may_see`` without a database."""
+    return audience is None or f",{subscriber}," in audience
+
+
 def may_see(subscriber: str) -> ColumnElement[bool]:
     """Restrict to objects whose publisher did not leave this party out."""
     return or_(objects.c.audience.is_(None), objects.c.audience.contains(f",{subscriber},", autoescape=True))
+
+
+def _in_snapshot() -> ColumnElement[bool]:
+    """Leave out what was over long before the first subscribe; the numbers are looked at first, since they are cheap.
+
+    This is for reading the log. What is looked up by key was asked for, or failed before: it is owed at whatever age.
+    """
+    return or_(
+        objects.c.seq > bindparam("first_seq"),
+        objects.c.concluded_at.is_(None),
+        objects.c.concluded_at > bindparam("snapshot_from"),
+    )
+
+
+def left_out(view: View) -> ColumnElement[bool]:
+    """Restrict to what a snapshot does not have."""
+    return and_(objects.c.seq <= view.first_seq, objects.c.concluded_at <= view.snapshot_from)
 
 
 _LAST_NUMBER = select(logs.c.last_seq).where(logs.c.name == bindparam("log"))
@@ -113,9 +155,46 @@ async def _take_numbers(tx: Tx, log: str, count: int, now: float) -> int:
     taken = await tx.execute(_TAKE_NUMBERS, {"log": log, "count": count})
     last = taken.scalar()
     if last is None:
-        last = max(0, int((now - VERSION_EPOCH_S) * LOG_NUMBERS_PER_S)) + count
-        await tx.execute(logs.insert().values(name=log, last_seq=last))
-    return int(last) - count
+        first = max(0, int((now - VERSION_EPOCH_S) * LOG_NUMBERS_PER_S))
+        begun = await tx.execute(_BEGIN_LOGS[tx.connection.dialect.name], {"log": log, "first": first, "count": count})
+        last = begun.scalar()
+    return int(last or 0) - count
+
+
+async def raise_numbers(tx: Tx, modules: Iterable[str], now: float, *, above: int = 0) -> None:
+    """Let every log go on above every number that may have been handed out after this database was copied.
+
+    Numbers start from a clock, so what ran ahead of it by less than a day is passed too. Logs that were not begun are
+    begun: they may have been, in what was lost. ``above``: what ``highest`` told when this was last done.
+    """
+    clock = int(max(now - VERSION_EPOCH_S, above) * LOG_NUMBERS_PER_S)
+    known: dict[str, int] = dict((await tx.execute(select(logs.c.name, logs.c.last_seq))).all())
+    names = {*known, *(log_name(module, received=side) for module in modules for side in (True, False))}
+    for name in sorted(names):
+        raised = max(known.get(name, 0), clock) + REISSUE_LEAD_S * LOG_NUMBERS_PER_S
+        if not (await tx.execute(update(logs).where(logs.c.name == name).values(last_seq=raised))).rowcount:
+            await tx.execute(insert(logs).values(name=name, last_seq=raised))
+
+
+async def highest(tx: Tx) -> int:
+    """Read the version that nothing issued here is above, nor the time of any log number."""
+    version = (await tx.execute(select(func.max(objects.c.version)).where(objects.c.source_id == ISSUED_HERE))).scalar()
+    number = (await tx.execute(select(func.max(logs.c.last_seq)))).scalar()
+    return max(int(version or 0), int(number or 0) // LOG_NUMBERS_PER_S + 1)
+
+
+def _begin_log(dialect: str) -> Any:
+    """Build the statement that begins a log, or goes on with it if another process has begun it meanwhile."""
+    statement: Any = postgresql.insert(logs) if dialect == "postgresql" else sqlite.insert(logs)
+    count = bindparam("count", type_=BigInteger)
+    return (
+        statement.values(name=bindparam("log"), last_seq=bindparam("first", type_=BigInteger) + count)
+        .on_conflict_do_update(index_elements=["name"], set_={"last_seq": logs.c.last_seq + count})
+        .returning(logs.c.last_seq)
+    )
+
+
+_BEGIN_LOGS: Final = {dialect: _begin_log(dialect) for dialect in ("sqlite", "postgresql")}
 
 
 _HELD = select(objects.c.object_key, objects.c.version, objects.c.life).where(
@@ -139,12 +218,15 @@ async def held(tx: Tx, source_id: int, module: str, issuer: str, keys: Sequence[
 class Issued:
     """What is stored of an object issued here."""
 
+    object_id: str
     version: int
     payload: bytes
     audience: str | None
 
 
-_ISSUED = select(objects.c.object_key, objects.c.version, objects.c.payload, objects.c.audience).where(
+_ISSUED = select(
+    objects.c.object_key, objects.c.object_id, objects.c.version, objects.c.payload, objects.c.audience
+).where(
     objects.c.source_id == ISSUED_HERE,
     objects.c.module == bindparam("module"),
     objects.c.issuer == bindparam("issuer"),
@@ -157,8 +239,28 @@ async def issued(tx: Tx, module: str, issuer: str, keys: Sequence[str]) -> dict[
     found: dict[str, Issued] = {}
     for part in _parts(keys):
         rows = await tx.execute(_ISSUED, {"module": module, "issuer": issuer, "keys": part})
-        found.update((key, Issued(version, payload, audience)) for key, version, payload, audience in rows)
+        found.update((key, Issued(*known)) for key, *known in rows)
     return found
+
+
+_ALL_ISSUED = (
+    select(objects.c.seq, objects.c.object_id, objects.c.version, objects.c.payload, objects.c.audience)
+    .where(
+        objects.c.log == bindparam("log"),
+        objects.c.seq > bindparam("after"),
+        objects.c.source_id == ISSUED_HERE,
+        objects.c.issuer == bindparam("issuer"),
+    )
+    .order_by(objects.c.seq)
+    .limit(bindparam("page", type_=Integer))
+)
+
+
+async def all_issued(tx: Tx, module: str, issuer: str, *, after: int, limit: int) -> list[tuple[int, Issued]]:
+    """Read what a party issued, with the log numbers, in the order of last change."""
+    log = log_name(module, received=False)
+    rows = await tx.execute(_ALL_ISSUED, {"log": log, "after": after, "issuer": issuer, "page": limit})
+    return [(seq, Issued(*known)) for seq, *known in rows]
 
 
 def _upsert(dialect: str, *, received: bool) -> Any:
@@ -166,7 +268,7 @@ def _upsert(dialect: str, *, received: bool) -> Any:
     statement: Any = postgresql.insert(objects) if dialect == "postgresql" else sqlite.insert(objects)
     new = statement.excluded
     newer = (new.version > objects.c.version) | (new.life != objects.c.life) if received else new.seq > objects.c.seq
-    kept = ("object_id", "version", "life", "seq", "audience", "stored_at", "payload")
+    kept = ("object_id", "version", "life", "seq", "audience", "concluded_at", "stored_at", "payload")
     return statement.on_conflict_do_update(
         index_elements=["source_id", "module", "issuer", "object_key"],
         set_={name: new[name] for name in kept},
@@ -204,13 +306,16 @@ async def store(tx: Tx, changes: Sequence[Change], *, received: bool, now: float
                 "log": log,
                 "seq": seq,
                 "audience": change.audience,
+                "concluded_at": change.concluded_at,
                 "stored_at": now,
                 "payload": change.payload,
             }
             for seq, change in enumerate(batch, start + 1)
         ]
         await tx.execute(statement, rows)
-        pointers = tuple(Pointer(row["issuer"], row["object_key"], row["version"], row["seq"]) for row in rows)
+        pointers = tuple(
+            Pointer(row["issuer"], row["object_key"], row["version"], row["seq"], row["audience"]) for row in rows
+        )
         tx.segments.append(Segment(log, start, start + len(batch), pointers))
 
 
@@ -224,8 +329,8 @@ _OWED = (
 )
 
 
-def _visible(producer: str, subscriber: str) -> tuple[ColumnElement[bool], ...]:
-    return (objects.c.source_id == ISSUED_HERE, objects.c.issuer == producer, may_see(subscriber))
+def _visible(view: View) -> tuple[ColumnElement[bool], ...]:
+    return (objects.c.source_id == ISSUED_HERE, objects.c.issuer == view.producer, may_see(view.subscriber))
 
 
 # Statements of the hot paths are built once for each subscriber: building one costs more than running it.
@@ -238,6 +343,7 @@ def _walk(subscriber: str) -> Any:
             objects.c.seq > bindparam("after"),
             objects.c.source_id == ISSUED_HERE,
             objects.c.issuer == bindparam("producer"),
+            _in_snapshot(),
             may_see(subscriber),
         )
         .order_by(objects.c.seq)
@@ -256,37 +362,54 @@ def _newest(subscriber: str) -> Any:
     )
 
 
-async def walk(tx: Tx, log: str, *, producer: str, subscriber: str, after: int, limit: int) -> list[Owed]:
+async def walk(tx: Tx, log: str, view: View, *, after: int, limit: int) -> list[Owed]:
     """Read the log from a position: the newest version of each visible object, in the order of last change."""
-    wanted = {"log": log, "after": after, "producer": producer, "page": limit}
-    rows = await tx.execute(_walk(subscriber), wanted)
+    rows = await tx.execute(_walk(view.subscriber), _part_of_log(log, view, after) | {"page": limit})
     return [Owed(*row) for row in rows]
 
 
-async def newest(tx: Tx, module: str, *, producer: str, subscriber: str, keys: Sequence[tuple[str, str]]) -> list[Owed]:
+def _part_of_log(log: str, view: View, after: int) -> dict[str, Any]:
+    return {
+        "log": log,
+        "after": after,
+        "producer": view.producer,
+        "first_seq": view.first_seq,
+        "snapshot_from": view.snapshot_from,
+    }
+
+
+async def newest(tx: Tx, module: str, view: View, *, keys: Sequence[tuple[str, str]]) -> list[Owed]:
     """Read objects by (issuer, key), as they are now; those that are not visible are left out."""
     found: list[Owed] = []
-    for part in _parts([key for issuer, key in sorted(keys) if issuer == producer]):
-        rows = await tx.execute(_newest(subscriber), {"module": module, "issuer": producer, "keys": part})
+    for part in _parts([key for issuer, key in sorted(keys) if issuer == view.producer]):
+        rows = await tx.execute(_newest(view.subscriber), {"module": module, "issuer": view.producer, "keys": part})
         found.extend(Owed(*row) for row in rows)
     return found
 
 
-async def by_id(tx: Tx, module: str, *, producer: str, subscriber: str, key: str) -> list[Owed]:
+async def by_id(tx: Tx, module: str, view: View, *, key: str) -> list[Owed]:
     """Find an object by id alone, of every issuer visible (B35)."""
     rows = await tx.execute(
-        select(*_OWED).where(objects.c.module == module, objects.c.object_key == key, *_visible(producer, subscriber))
+        select(*_OWED).where(objects.c.module == module, objects.c.object_key == key, *_visible(view))
     )
     return [Owed(*row) for row in rows]
 
 
-async def count_after(tx: Tx, log: str, *, producer: str, subscriber: str, after: int) -> tuple[int, float | None]:
-    """Count visible objects that changed after a position, and say when the oldest of them did."""
-    rows = await tx.execute(
-        select(func.count(), func.min(objects.c.stored_at)).where(
-            objects.c.log == log, objects.c.seq > after, *_visible(producer, subscriber)
-        )
+@lru_cache(maxsize=STATEMENTS_MAX)
+def _count(subscriber: str) -> Any:
+    return select(func.count(), func.min(objects.c.stored_at)).where(
+        objects.c.log == bindparam("log"),
+        objects.c.seq > bindparam("after"),
+        objects.c.source_id == ISSUED_HERE,
+        objects.c.issuer == bindparam("producer"),
+        _in_snapshot(),
+        may_see(subscriber),
     )
+
+
+async def count_after(tx: Tx, log: str, view: View, *, after: int) -> tuple[int, float | None]:
+    """Count visible objects that changed after a position, and say when the oldest of them did."""
+    rows = await tx.execute(_count(view.subscriber), _part_of_log(log, view, after))
     count, oldest = rows.one()
     return int(count), oldest
 
@@ -315,6 +438,7 @@ async def reissuable(
         objects.c.version,
         objects.c.payload,
         objects.c.audience,
+        objects.c.concluded_at,
     ).where(objects.c.source_id == ISSUED_HERE, objects.c.pk > after)
     if party is not None:
         statement = statement.where(objects.c.issuer == party)
@@ -334,6 +458,7 @@ async def reissuable(
                 0,
                 row.payload,
                 row.audience,
+                row.concluded_at,
             ),
         )
         for row in rows
@@ -409,14 +534,13 @@ async def one(
 
 
 def _stored(row: Any) -> StoredObject:
-    audience = None if row.audience is None else tuple(party for party in row.audience.split(",") if party)
     return StoredObject(
         row.module,
         row.issuer,
         row.object_id,
         row.version,
         row.seq,
-        audience,
+        audience_parties(row.audience),
         row.stored_at,
         row.payload,
         row.identity,

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from engine.protocol.ids import PartyId
 from engine.protocol.parties import Party, Role
-from engine.store.database import Tx
+from engine.store.database import Kind, Tx
 from engine.store.tables import api_tokens, hosted_parties, peer_parties
 
 ROWS_AT_ONCE = 500  # rows in one statement: more gains nothing, and every driver takes as many
@@ -55,6 +55,7 @@ async def all_hosted(tx: Tx) -> list[Party]:
 
 async def put_hosted(tx: Tx, party: Party, *, now: float) -> bool:
     """Store a hosted party, new or changed; True when it is new."""
+    tx.touch(Kind.DIRECTORY)
     values = _columns(party)
     changed = await tx.execute(
         update(hosted_parties).where(hosted_parties.c.party_id == party.party_id).values(**values)
@@ -67,6 +68,7 @@ async def put_hosted(tx: Tx, party: Party, *, now: float) -> bool:
 
 async def remove_hosted(tx: Tx, party: PartyId) -> bool:
     """Forget a hosted party; False when it is not one."""
+    tx.touch(Kind.DIRECTORY)
     return bool((await tx.execute(delete(hosted_parties).where(hosted_parties.c.party_id == party))).rowcount)
 
 
@@ -87,6 +89,7 @@ async def replace_peer_parties(
     tx: Tx, platform_id: int, *, before: Iterable[Party], after: Iterable[Party], now: float
 ) -> None:
     """Make what a platform serves to us ``after``; only what differs from ``before`` is written."""
+    tx.touch(Kind.DIRECTORY, platform_id)
     had = {party.party_id: party for party in before}
     has = {party.party_id: party for party in after}
     gone = [party for party in had if party not in has]
@@ -107,6 +110,7 @@ async def replace_peer_parties(
 
 async def clear_peer_parties(tx: Tx, platform_id: int) -> None:
     """Forget what a platform served to us."""
+    tx.touch(Kind.DIRECTORY, platform_id)
     await tx.execute(delete(peer_parties).where(peer_parties.c.platform_id == platform_id))
 
 

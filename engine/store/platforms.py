@@ -7,7 +7,7 @@ from sqlalchemy import func, insert, select, update
 
 from engine.protocol.ids import PlatformIdentity
 from engine.protocol.registration import OPEN_RENEWALS, PlatformState, RenewalState
-from engine.store.database import Tx
+from engine.store.database import Kind, Tx
 from engine.store.tables import certificates, platforms, renewals
 
 
@@ -113,12 +113,20 @@ async def add_platform(tx: Tx, identity: PlatformIdentity, *, now: float) -> Pla
     values = {"identity": identity, "state": PlatformState.NEW, "created_at": now}
     statement = insert(platforms).values(**values).returning(platforms.c.id)
     platform_id = (await tx.execute(statement)).scalar_one()
+    tx.touch(Kind.DIRECTORY, platform_id)
     return _platform((await tx.execute(_PLATFORM.where(platforms.c.id == platform_id))).one())
 
 
 async def change_platform(tx: Tx, platform_id: int, **values: Any) -> None:
     """Change columns of a platform."""
     await tx.execute(update(platforms).where(platforms.c.id == platform_id).values(**values))
+    tx.touch(Kind.DIRECTORY, platform_id)
+
+
+async def forget_fetches(tx: Tx) -> None:
+    """Have every platform asked for its parties again."""
+    await tx.execute(update(platforms).values(parties_fetched_at=None))
+    tx.touch(Kind.DIRECTORY)
 
 
 # -- certificates -------------------------------------------------------------------------------------------
@@ -126,6 +134,7 @@ async def change_platform(tx: Tx, platform_id: int, **values: Any) -> None:
 
 async def add_certificate(tx: Tx, **values: Any) -> int:
     """Store a certificate and return its id; the names are those of ``Certificate``."""
+    tx.touch(Kind.DIRECTORY, values["platform_id"])
     return int((await tx.execute(insert(certificates).values(**values).returning(certificates.c.id))).scalar_one())
 
 
@@ -146,13 +155,16 @@ async def all_certificates(
 async def end_certificate(tx: Tx, certificate_id: int, *, now: float, reason: str) -> None:
     """End a certificate; one that was ended stays as it is."""
     live = (certificates.c.id == certificate_id) & certificates.c.ended_at.is_(None)
-    await tx.execute(update(certificates).where(live).values(ended_at=now, end_reason=reason))
+    ended = update(certificates).where(live).values(ended_at=now, end_reason=reason)
+    for (platform_id,) in await tx.execute(ended.returning(certificates.c.platform_id)):
+        tx.touch(Kind.DIRECTORY, platform_id)
 
 
 async def end_certificates(tx: Tx, platform_id: int, *, now: float, reason: str) -> None:
     """End all certificates between a platform and us, in both directions (B20)."""
     live = (certificates.c.platform_id == platform_id) & certificates.c.ended_at.is_(None)
     await tx.execute(update(certificates).where(live).values(ended_at=now, end_reason=reason))
+    tx.touch(Kind.DIRECTORY, platform_id)
 
 
 # -- renewals -----------------------------------------------------------------------------------------------
@@ -161,6 +173,7 @@ async def end_certificates(tx: Tx, platform_id: int, *, now: float, reason: str)
 async def add_renewal(tx: Tx, **values: Any) -> Renewal:
     """Store a renewal; the names are those of ``Renewal``."""
     renewal_id = (await tx.execute(insert(renewals).values(**values).returning(renewals.c.id))).scalar_one()
+    tx.touch(Kind.DIRECTORY, values["platform_id"])  # whoever does the periodic work has something to do
     return _renewal((await tx.execute(_RENEWAL.where(renewals.c.id == renewal_id))).one())
 
 
@@ -206,7 +219,9 @@ async def count_open_renewals(tx: Tx, platform_id: int) -> int:
 
 async def change_renewal(tx: Tx, renewal_id: int, **values: Any) -> None:
     """Change columns of a renewal."""
-    await tx.execute(update(renewals).where(renewals.c.id == renewal_id).values(**values))
+    changed = update(renewals).where(renewals.c.id == renewal_id).values(**values)
+    for (platform_id,) in await tx.execute(changed.returning(renewals.c.platform_id)):
+        tx.touch(Kind.DIRECTORY, platform_id)
 
 
 async def end_renewals(tx: Tx, platform_id: int) -> None:

@@ -5,13 +5,16 @@ an outbound one is its fence: whoever changes it, or what it may see, raises it,
 conditional on the epoch that the owner read.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import Table, and_, bindparam, select, update
+from sqlalchemy import Table, and_, bindparam, func, select, update
 
-from engine.store.database import Tx
-from engine.store.tables import inbound, outbound, platforms
+from engine.protocol.subscriptions import OutboundState
+from engine.store.database import Kind, Tx
+from engine.store.objects import View
+from engine.store.tables import inbound, outbound, platforms, processes
 
 
 class Fenced(Exception):
@@ -33,6 +36,7 @@ class OutboundSubscription:
     life: int
     epoch: int
     owner: str | None
+    confirmed_epoch: int
     retry_interval_s: float
     parallelism_limit: int
     queue_size_max: int
@@ -41,6 +45,8 @@ class OutboundSubscription:
     catch_up_to: int
     attempted_to: int
     hold_until: float
+    first_seq: int
+    snapshot_from: float
     began_at: float
     ended_at: float | None
     end_reason: str | None
@@ -49,6 +55,11 @@ class OutboundSubscription:
     notice_attempts: int
     notice_due_at: float | None
     notice_error: str | None
+
+    @property
+    def view(self) -> View:
+        """What it may see."""
+        return View(self.producer, self.subscriber, self.first_seq, self.snapshot_from)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +108,52 @@ def _identified(table: Table, platform_id: int, subscriber: str, producer: str, 
     )
 
 
+async def _outbounds(tx: Tx, statement: Any) -> list[OutboundSubscription]:
+    return [OutboundSubscription(*row) for row in await tx.execute(statement)]
+
+
 async def outbound_by_id(tx: Tx, subscription_id: int) -> OutboundSubscription | None:
     """Read a partner's subscription."""
     row = (await tx.execute(_OUTBOUND.where(outbound.c.id == subscription_id))).first()
     return None if row is None else OutboundSubscription(*row)
+
+
+async def outbound_by_ids(tx: Tx, subscription_ids: Collection[int]) -> list[OutboundSubscription]:
+    """Read some of partners' subscriptions."""
+    return await _outbounds(tx, _OUTBOUND.where(outbound.c.id.in_(subscription_ids)).order_by(outbound.c.id))
+
+
+async def owned_by(tx: Tx, process_id: str) -> list[OutboundSubscription]:
+    """List what a process pushes."""
+    mine = (outbound.c.owner == process_id) & (outbound.c.state == OutboundState.LIVE)
+    return await _outbounds(tx, _OUTBOUND.where(mine).order_by(outbound.c.id))
+
+
+async def count_by_owner(tx: Tx) -> dict[tuple[str | None, bool], int]:
+    """Count partners' subscriptions by owner, and whether they are live."""
+    is_live = (outbound.c.state == OutboundState.LIVE).label("is_live")
+    rows = await tx.execute(select(outbound.c.owner, is_live, func.count()).group_by(outbound.c.owner, is_live))
+    return {(owner, bool(live)): count for owner, live, count in rows}
+
+
+async def orphans(tx: Tx, *, live: bool, limit: int) -> list[OutboundSubscription]:
+    """Read what no running process owns, and keep others from taking it until this transaction ends.
+
+    Of those that are not live, only such as have an owner that is gone.
+    """
+    gone = outbound.c.owner.not_in(select(processes.c.id))
+    if live:
+        wanted = (outbound.c.state == OutboundState.LIVE) & (outbound.c.owner.is_(None) | gone)
+    else:
+        wanted = (outbound.c.state != OutboundState.LIVE) & gone
+    statement = _OUTBOUND.where(wanted).order_by(outbound.c.id).limit(limit)
+    return await _outbounds(tx, statement.with_for_update(of=outbound, skip_locked=True))
+
+
+async def confirm(tx: Tx, subscription_id: int, epoch: int) -> None:
+    """Say, as the owner, that nothing more is begun since this epoch."""
+    row = (outbound.c.id == subscription_id) & (outbound.c.epoch == epoch)
+    await tx.execute(update(outbound).where(row).values(confirmed_epoch=epoch))
 
 
 async def find_outbound(
@@ -114,13 +167,20 @@ async def find_outbound(
 async def all_outbound(tx: Tx, platform_id: int | None = None) -> list[OutboundSubscription]:
     """List partners' subscriptions, those that ended too."""
     statement = _OUTBOUND if platform_id is None else _OUTBOUND.where(outbound.c.platform_id == platform_id)
-    return [OutboundSubscription(*row) for row in await tx.execute(statement.order_by(outbound.c.id))]
+    return await _outbounds(tx, statement.order_by(outbound.c.id))
+
+
+async def with_notice(tx: Tx) -> list[OutboundSubscription]:
+    """List partners' subscriptions whose end is yet to be told."""
+    return await _outbounds(tx, _OUTBOUND.where(outbound.c.notice_due_at.is_not(None)).order_by(outbound.c.id))
 
 
 async def add_outbound(tx: Tx, **values: Any) -> int:
     """Store a new partner's subscription and return its id."""
     result = await tx.execute(outbound.insert().values(**values).returning(outbound.c.id))
-    return int(result.scalar_one())
+    subscription_id = int(result.scalar_one())
+    tx.touch(Kind.OUTBOUND, subscription_id)
+    return subscription_id
 
 
 async def change_outbound(tx: Tx, subscription: OutboundSubscription, **values: Any) -> None:
@@ -135,6 +195,7 @@ async def change_outbound(tx: Tx, subscription: OutboundSubscription, **values: 
     )
     if not result.rowcount:
         raise Fenced
+    tx.touch(Kind.OUTBOUND, subscription.id)
 
 
 async def save_progress(tx: Tx, subscription_id: int, epoch: int, **values: Any) -> None:
@@ -192,7 +253,9 @@ async def all_inbound(tx: Tx, platform_id: int | None = None) -> list[InboundSub
 async def add_inbound(tx: Tx, **values: Any) -> int:
     """Store a new subscription of ours and return its id."""
     result = await tx.execute(inbound.insert().values(**values).returning(inbound.c.id))
-    return int(result.scalar_one())
+    subscription_id = int(result.scalar_one())
+    tx.touch(Kind.INBOUND, subscription_id)
+    return subscription_id
 
 
 async def change_inbound(tx: Tx, subscription: InboundSubscription, **values: Any) -> None:
@@ -211,3 +274,4 @@ async def change_inbound(tx: Tx, subscription: InboundSubscription, **values: An
     )
     if not result.rowcount:
         raise Fenced
+    tx.touch(Kind.INBOUND, subscription.id)

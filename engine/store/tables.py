@@ -17,9 +17,11 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
     false,
 )
+from sqlalchemy.engine import Dialect
 
 metadata = MetaData(
     naming_convention={
@@ -30,6 +32,17 @@ metadata = MetaData(
     }
 )
 
+
+class _Said(TypeDecorator[str]):
+    """Text that others wrote. PostgreSQL keeps no NUL, so a sign for it stands in its place, on every database."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - the same on all
+        return None if value is None else value.replace("\0", "\N{SYMBOL FOR NULL}")
+
+
 # SQLite hands out rowids only for INTEGER keys; PostgreSQL wants 64 bits.
 _Id = BigInteger().with_variant(Integer, "sqlite")
 
@@ -39,7 +52,35 @@ processes = Table(
     Column("id", String(36), primary_key=True),
     Column("started_at", Float, nullable=False),
     Column("lease_until", Float, nullable=False),
+    Column("host", String(255)),
+    Column("pid", BigInteger),
     comment="One row for each running process; a row that is still there at the next start was an unclean end.",
+)
+
+claims = Table(
+    "claims",
+    metadata,
+    Column("kind", String(32), primary_key=True),
+    Column("key", _Id, primary_key=True, autoincrement=False),
+    Column("process_id", String(36), ForeignKey("processes.id", ondelete="CASCADE"), nullable=False),
+    comment="What one process does and the others leave alone; void with the lease of its process.",
+)
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("kind", String(32), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    comment="Raised with what other processes have in memory; who missed a notification sees it here.",
+)
+
+marks = Table(
+    "marks",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False, comment="1: there is one row, or none yet"),
+    Column("mark", String(36), nullable=False, comment="random, renewed often; the platform's folder knows it too"),
+    Column("restored", JSON, comment="when this was last taken for an older database, by whom, and what was done"),
+    comment="A mark that the folder does not know is that of an older database: a backup, a replica that lagged.",
 )
 
 platforms = Table(
@@ -59,9 +100,9 @@ platforms = Table(
     Column("created_at", Float, nullable=False),
     Column("connected_at", Float),
     Column("ended_at", Float),
-    Column("end_reason", Text),
+    Column("end_reason", _Said),
     Column("parties_fetched_at", Float),
-    Column("last_error", Text),
+    Column("last_error", _Said),
 )
 
 certificates = Table(
@@ -78,7 +119,7 @@ certificates = Table(
     Column("not_after", Float, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("ended_at", Float),
-    Column("end_reason", Text),
+    Column("end_reason", _Said),
 )
 
 renewals = Table(
@@ -92,11 +133,11 @@ renewals = Table(
     Column("csr", Text, nullable=False),
     Column("key_file", Text),
     Column("chain", Text),
-    Column("reason", Text),
+    Column("reason", _Said),
     Column("created_at", Float, nullable=False),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("due_at", Float),
-    Column("last_error", Text),
+    Column("last_error", _Said),
     UniqueConstraint("platform_id", "asked_by_us", "callback_id"),
 )
 
@@ -153,7 +194,9 @@ objects = Table(
     Column("log", String(64), nullable=False),
     Column("seq", BigInteger, nullable=False),
     Column("audience", Text, comment="',DEPTX,NLTNM,': the only parties that may see it; null: the rules alone decide"),
+    Column("concluded_at", Float, comment="when what it tells of was over; null: it is not over, or never is"),
     Column("stored_at", Float, nullable=False),
+    # Last: SQLite reads through a large payload to reach what stands behind it.
     Column("payload", LargeBinary, nullable=False, comment="the JSON text as it came"),
     UniqueConstraint("source_id", "module", "issuer", "object_key"),
     Index(None, "log", "seq"),
@@ -172,6 +215,13 @@ outbound = Table(
     Column("life", Integer, nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("owner", String(36)),
+    Column(
+        "confirmed_epoch",
+        Integer,
+        nullable=False,
+        server_default="-1",
+        comment="the owner, told by another process of an end, begins nothing more since this epoch",
+    ),
     Column("retry_interval_s", Float, nullable=False),
     Column("parallelism_limit", Integer, nullable=False),
     Column("queue_size_max", BigInteger, nullable=False),
@@ -180,6 +230,20 @@ outbound = Table(
     Column("catch_up_to", BigInteger, nullable=False, comment="the log's end when this life began"),
     Column("attempted_to", BigInteger, nullable=False, comment="owed up to here counts one attempt (unclean end)"),
     Column("hold_until", Float, nullable=False, comment="nothing is sent before: requests may be in progress"),
+    Column(
+        "first_seq",
+        BigInteger,
+        nullable=False,
+        server_default="0",
+        comment="the log's end at the subscriber's first subscribe; what changed after it is always owed",
+    ),
+    Column(
+        "snapshot_from",
+        Float,
+        nullable=False,
+        server_default="0",
+        comment="up to first_seq, what was over by then is left out; stays as it is for a life",
+    ),
     Column("began_at", Float, nullable=False),
     Column("ended_at", Float),
     Column("end_reason", String(32)),
@@ -187,7 +251,7 @@ outbound = Table(
     Column("notice", String(32), comment="the cancellation reason that the receiver has yet to hear"),
     Column("notice_attempts", Integer, nullable=False, server_default="0"),
     Column("notice_due_at", Float),
-    Column("notice_error", Text),
+    Column("notice_error", _Said),
     UniqueConstraint("platform_id", "subscriber", "producer", "module"),
 )
 
@@ -202,7 +266,7 @@ exceptions = Table(
     Column("attempts", Integer, nullable=False),
     Column("due_at", Float, nullable=False),
     Column("first_failed_at", Float),
-    Column("last_error", Text),
+    Column("last_error", _Said),
     Column("revision", BigInteger, nullable=False),
     Column("rejected", Boolean, nullable=False, server_default=false(), comment="6001: final for this version"),
     Index(None, "subscription_id", "rejected", "due_at"),
@@ -228,7 +292,7 @@ inbound = Table(
     Column("ended_by", String(16)),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("next_action_at", Float, comment="when to ask (again), to check the state, to confirm a cancellation"),
-    Column("last_error", Text),
+    Column("last_error", _Said),
     Column("state_checked_at", Float),
     Column("peer_queue_size", BigInteger),
     Column("overflows", Integer, nullable=False, server_default="0"),

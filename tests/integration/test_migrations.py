@@ -3,6 +3,7 @@
 import sqlite3
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -11,7 +12,7 @@ from sqlalchemy import Connection, inspect
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from engine.store.database import StoreUnavailable
-from engine.store.migrating import MIGRATIONS, ForeignSchema, migrate
+from engine.store.migrating import MIGRATIONS, ForeignSchema, alembic_config, migrate
 from engine.store.tables import metadata
 
 
@@ -97,6 +98,84 @@ async def test_migrating_again_changes_nothing(url, file):
     with sqlite3.connect(file) as after:
         assert after.execute("SELECT party_id, hub FROM hosted_parties").fetchall() == [("NLTNM", 0)]
     after.close()
+
+
+OBJECT = {
+    "pk": 7, "source_id": 0, "module": "locations", "issuer": "BEBEC", "object_key": "l1", "object_id": "L1",
+    "version": 212, "life": 0, "log": "locations", "seq": 41, "audience": ",NLEMS,", "stored_at": 1.5,
+    "payload": b'{"digits":0.10}',
+}  # fmt: skip
+SUBSCRIPTION = {
+    "id": 3, "platform_id": 1, "subscriber": "NLEMS", "producer": "BEBEC", "module": "locations",
+    "module_alias": "locations", "state": "live", "life": 2, "epoch": 5, "owner": None, "retry_interval_s": 5.0,
+    "parallelism_limit": 8, "queue_size_max": 100, "watermark": 40, "caught_up": 1, "catch_up_to": 12,
+    "attempted_to": 0, "hold_until": 0.0, "began_at": 9.5, "ended_at": None,
+}  # fmt: skip
+PLATFORM = {"id": 1, "identity": "emsp.example.org", "state": "connected", "created_at": 0.0}
+
+
+async def go_to(url, revision):
+    """Bring a database to a revision of long ago."""
+    engine = create_async_engine(url)
+    async with engine.begin() as connection:
+        await connection.run_sync(lambda plain: command.upgrade(alembic_config(plain), revision))
+    await engine.dispose()
+
+
+def rows(file, what):
+    """Read rows of a database."""
+    connection = sqlite3.connect(file)
+    try:
+        return connection.execute(what).fetchall()
+    finally:
+        connection.close()
+
+
+async def made_long_ago(url, file):
+    """Make a database of the first revision, with an object and a subscription to it."""
+    await go_to(url, "0001")
+    stored = {"platforms": PLATFORM, "objects": OBJECT, "outbound_subscriptions": SUBSCRIPTION}
+    with sqlite3.connect(file) as first:
+        for table, row in stored.items():
+            names, marks = ", ".join(row), ", ".join("?" * len(row))
+            first.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", tuple(row.values()))  # noqa: S608 - ours
+    first.close()
+
+
+async def test_what_was_stored_at_the_first_revision_is_there_at_this_one(url, file):
+    """Byte for byte, and all of it owed: nothing is over, and each subscription began before any change."""
+    await made_long_ago(url, file)
+
+    await migrate(url)
+
+    for table, before, added in (
+        ("objects", OBJECT, {"concluded_at": None}),
+        ("outbound_subscriptions", SUBSCRIPTION, {"first_seq": 0, "snapshot_from": 0.0}),
+    ):
+        expected = before | added
+        assert rows(file, f"SELECT {', '.join(expected)} FROM {table}") == [tuple(expected.values())]  # noqa: S608 - ours
+    assert [row[1] for row in rows(file, "PRAGMA table_info(objects)")][-1] == "payload"
+
+
+async def test_a_migration_that_breaks_off_leaves_the_database_as_it_was(url, file):
+    """A database that cannot be brought all the way stays at its revision, and can be tried again."""
+    await made_long_ago(url, file)
+    with sqlite3.connect(file) as other:
+        other.execute(
+            "ALTER TABLE outbound_subscriptions ADD COLUMN snapshot_from FLOAT"
+        )  # what comes last is in the way
+    other.close()
+
+    with pytest.raises(StoreUnavailable, match="duplicate column"):
+        await migrate(url)
+
+    assert rows(file, "SELECT version_num FROM alembic_version") == [("0001",)]
+    assert "concluded_at" not in [row[1] for row in rows(file, "PRAGMA table_info(objects)")]
+    assert rows(file, "SELECT name FROM sqlite_master WHERE name LIKE '_alembic%'") == []
+    rows(file, "ALTER TABLE outbound_subscriptions DROP COLUMN snapshot_from")
+
+    await migrate(url)
+    assert rows(file, "SELECT object_id, concluded_at FROM objects") == [("L1", None)]
 
 
 async def test_a_database_of_a_newer_engine_is_refused(url, file):

@@ -1,20 +1,42 @@
 """Databases for tests."""
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-
-from sqlalchemy.ext.asyncio import create_async_engine
+from typing import Final
 
 from engine.store.database import Database
-from engine.store.tables import metadata
+from engine.store.migrating import migrate
+from tests.support.postgresql import new_database
 
 
-async def fresh_database(path: Path) -> Database:
-    """Make and open an SQLite database with all tables; whoever asked stops it."""
-    url = f"sqlite+aiosqlite:///{path}"
-    engine = create_async_engine(url)
-    async with engine.begin() as connection:
-        await connection.run_sync(metadata.create_all)
-    await engine.dispose()
+async def fresh_database(place: Path | str) -> Database:
+    """Make and open a database with all tables, SQLite in this file or what the URL names; whoever asked stops it."""
+    url = f"sqlite+aiosqlite:///{place}" if isinstance(place, Path) else place
+    await migrate(url)
     database = Database(url)
     await database.start()
     return database
+
+
+@dataclass(frozen=True)
+class Backend:
+    """How to get an empty database of one kind; given a folder, its URL."""
+
+    name: str
+    make: Callable[[Path], AbstractAsyncContextManager[str]]
+
+
+@asynccontextmanager
+async def _sqlite(folder: Path) -> AsyncIterator[str]:
+    yield f"sqlite+aiosqlite:///{folder / 'engine.sqlite'}"
+
+
+@asynccontextmanager
+async def _postgresql(_folder: Path) -> AsyncIterator[str]:
+    async with new_database() as url:
+        yield url
+
+
+BACKENDS: Final = [Backend("sqlite", _sqlite), Backend("postgresql", _postgresql)]
