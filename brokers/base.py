@@ -56,8 +56,27 @@ class Taken:
     """Something may have been lost before the last of these segments: read the log."""
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What is wrong with a broker, for an operator. Times are seconds since the epoch."""
+
+    why: str
+    since: float
+    next_attempt_at: float | None = None
+
+
 class Broker(Protocol):
     """Queues by name, each bound to topics. A Service: `start` and `stop` may come twice and in any order."""
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """What is wrong with it, and is being mended; None while all is well."""
+        ...
+
+    @property
+    def shared(self) -> bool:
+        """Whether what is put here reaches takers in other processes."""
+        ...
 
     async def start(self) -> None:
         """Return when queues can be used."""
@@ -78,6 +97,13 @@ class Broker(Protocol):
         """Remove the queue with all that is in it; its takers end with `QueueGone`.
 
         Doing it twice is no error. Raises `BrokerStopped`.
+        """
+        ...
+
+    async def leave(self, queue: str) -> None:
+        """Take no more from the queue here; its takers end with `QueueGone`, and another process may go on with it.
+
+        What had arrived here already is lost; whoever goes on reads the log. Raises `BrokerStopped`.
         """
         ...
 

@@ -4,11 +4,11 @@ Nothing of it needs to be on disk: after a restart every taker reads the log any
 an await between looking and changing, so no lock is needed and a cancelled take cannot lose what it took.
 """
 
-import asyncio
 from collections import deque
 from collections.abc import Collection
 
 from brokers.base import BrokerStopped, QueueGone, Taken
+from brokers.waiting import Waiters
 
 QUEUE_LENGTH_MAX = 1_000
 """Segments that one queue holds. A segment is one commit; a taker that is a thousand commits behind is served
@@ -18,6 +18,9 @@ of a segment, so that this bounds the memory of a topic, not of each queue."""
 
 class EmbeddedBroker:
     """The `brokers.base.Broker` that needs nothing else."""
+
+    trouble: None = None
+    shared: bool = False
 
     def __init__(self, *, queue_length_max: int = QUEUE_LENGTH_MAX) -> None:
         if queue_length_max < 1:
@@ -35,7 +38,7 @@ class EmbeddedBroker:
         """Forget all queues; every waiting take ends with `BrokerStopped`."""
         self._running = False
         for queue in self._queues.values():
-            queue.wake()
+            queue.waiters.wake()
         self._queues.clear()
         self._bound.clear()
 
@@ -57,7 +60,11 @@ class EmbeddedBroker:
             return
         for topic in dropped.topics:
             self._unbind(topic, queue)
-        dropped.wake()
+        dropped.waiters.wake()
+
+    async def leave(self, queue: str) -> None:
+        """Remove the queue: there is nobody else who could go on with it."""
+        await self.drop(queue)
 
     async def put(self, topic: str, segment: bytes) -> None:
         """Hand one segment to every queue of this topic."""
@@ -76,7 +83,7 @@ class EmbeddedBroker:
             raise ValueError(f"a take has room for at least one segment, not {limit}")
         wanted = self._queue(queue)
         while not wanted.has_news():
-            await wanted.news()
+            await wanted.waiters.wait()
             if self._queue(queue) is not wanted:
                 raise QueueGone(queue)  # dropped and made again: not the queue that was waited for
         return wanted.take(limit)
@@ -106,14 +113,14 @@ class EmbeddedBroker:
 class _Queue:
     """One queue: what waits in it, and who waits for it."""
 
-    __slots__ = ("_interrupted", "_length_max", "_waiters", "segments", "topics")
+    __slots__ = ("_interrupted", "_length_max", "segments", "topics", "waiters")
 
     def __init__(self, length_max: int) -> None:
         self.segments: deque[bytes] = deque()
         self.topics: frozenset[str] = frozenset()
         self._length_max = length_max
         self._interrupted = False
-        self._waiters: set[asyncio.Future[None]] = set()
+        self.waiters = Waiters()
 
     def put(self, segment: bytes) -> None:
         """Add a segment, at the price of the oldest one if the queue is full."""
@@ -121,8 +128,7 @@ class _Queue:
             self.segments.popleft()
             self._interrupted = True
         self.segments.append(segment)
-        if self._waiters:
-            self.wake()
+        self.waiters.wake()
 
     def has_news(self) -> bool:
         """Whether a take would bring something."""
@@ -134,18 +140,3 @@ class _Queue:
         segments = tuple(self.segments.popleft() for _ in range(count))
         interrupted, self._interrupted = self._interrupted, False
         return Taken(segments, interrupted=interrupted)
-
-    async def news(self) -> None:
-        """Wait until somebody calls `wake`."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        try:
-            await waiter
-        finally:
-            self._waiters.discard(waiter)
-
-    def wake(self) -> None:
-        """Let every taker look again."""
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
