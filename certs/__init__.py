@@ -10,5 +10,6 @@ passed in. Certificates, keys and requests are PEM at every boundary, so that ca
 ``chains``     check and order what a partner issued to us
 ``files``      write whole or not at all, keys for nobody else's eyes
 ``tls``        contexts for both sides, changing a certificate while running, who the peer is
+``forwarded``  client certificates that a proxy took in TLS and hands on in a header
 ``renewal``    when to ask for the next certificate
 """

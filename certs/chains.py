@@ -87,7 +87,7 @@ def check_chain(chain_pem: bytes | str, *, key_pem: bytes, common_name: str, now
             _check_signature(certificate)
         for issuer in chain[1:]:
             _check_issuer(issuer)
-        info = _info(leaf)
+        info = certificate_info(leaf)
     return ChainInfo(
         serial=info.serial,
         common_name=names.common_name(common_name),
@@ -106,7 +106,37 @@ def describe(chain_pem: bytes | str) -> list[CertificateInfo]:
     """
     with pem.reading("the certificate", BadCertificate):
         data = chain_pem.encode() if isinstance(chain_pem, str) else chain_pem
-        return [_info(certificate) for certificate in x509.load_pem_x509_certificates(data)]
+        return [certificate_info(certificate) for certificate in x509.load_pem_x509_certificates(data)]
+
+
+def certificate_info(certificate: x509.Certificate) -> CertificateInfo:
+    """Describe a certificate; nothing is checked.
+
+    Raises whatever the library makes of odd bytes: call it inside ``pem.reading``.
+    """
+    common_names = pem.common_names(certificate.subject)
+    texts = {ExtendedKeyUsageOID.CLIENT_AUTH: "client", ExtendedKeyUsageOID.SERVER_AUTH: "server"}
+    others = _extension(certificate, x509.SubjectAlternativeName) or ()
+    return CertificateInfo(
+        serial=certificate.serial_number,
+        common_name=common_names[0] if len(common_names) == 1 else "",
+        not_before=certificate.not_valid_before_utc.timestamp(),
+        not_after=certificate.not_valid_after_utc.timestamp(),
+        issuer=_name(certificate.issuer),
+        fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
+        key=policy.key_text(certificate.public_key()),
+        purposes=tuple(sorted(texts.get(oid, oid.dotted_string) for oid in _purposes(certificate))),
+        hosts=tuple(str(name.value) for name in others),
+    )
+
+
+def is_issuer(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    """Say whether one certificate was issued by the other: its name, and the signature of its key; no dates."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
 
 
 def _certificates(data: bytes) -> list[x509.Certificate]:
@@ -123,18 +153,10 @@ def _certificates(data: bytes) -> list[x509.Certificate]:
 def _ordered(leaf: x509.Certificate, found: Sequence[x509.Certificate]) -> list[x509.Certificate]:
     """Follow the issuers from the leaf as far as the bundle goes; the rest is no part of the chain."""
     chain, rest = [leaf], [certificate for certificate in found if certificate != leaf]
-    while issuer := next((candidate for candidate in rest if _issued(candidate, chain[-1])), None):
+    while issuer := next((candidate for candidate in rest if is_issuer(candidate, chain[-1])), None):
         chain.append(issuer)
         rest.remove(issuer)
     return chain
-
-
-def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        return False
-    return True
 
 
 def _check_leaf(leaf: x509.Certificate, name: str) -> None:
@@ -176,23 +198,6 @@ def _check_issuer(issuer: x509.Certificate) -> None:
         raise BadCertificate(f"{which} issued another one, but is not that of an authority")
     if objection := policy.partner_key_objection(issuer.public_key()):
         raise BadCertificate(f"{which} has {objection}")
-
-
-def _info(certificate: x509.Certificate) -> CertificateInfo:
-    common_names = pem.common_names(certificate.subject)
-    texts = {ExtendedKeyUsageOID.CLIENT_AUTH: "client", ExtendedKeyUsageOID.SERVER_AUTH: "server"}
-    others = _extension(certificate, x509.SubjectAlternativeName) or ()
-    return CertificateInfo(
-        serial=certificate.serial_number,
-        common_name=common_names[0] if len(common_names) == 1 else "",
-        not_before=certificate.not_valid_before_utc.timestamp(),
-        not_after=certificate.not_valid_after_utc.timestamp(),
-        issuer=_name(certificate.issuer),
-        fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
-        key=policy.key_text(certificate.public_key()),
-        purposes=tuple(sorted(texts.get(oid, oid.dotted_string) for oid in _purposes(certificate))),
-        hosts=tuple(str(name.value) for name in others),
-    )
 
 
 def _name(name: x509.Name) -> str:

@@ -65,7 +65,7 @@ def write_whole(path: Path, data: bytes, *, mode: int) -> None:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as problem:
         raise FileProblem(f"{path} cannot be written: {problem.strerror}") from problem
 
@@ -136,7 +136,8 @@ def _write_new(path: Path, data: bytes, mode: int) -> None:
         os.fsync(descriptor)
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Let what was created, renamed or removed in a folder outlast a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -39,8 +39,10 @@ class _Context(ssl.SSLContext):
     key_kind: str = ""
 
 
-def server_context(*, chain_file: Path, key_file: Path, client_ca_file: Path) -> ssl.SSLContext:
+def server_context(*, chain_file: Path, key_file: Path, client_ca_file: Path | None) -> ssl.SSLContext:
     """Make the listener's context: it presents ``chain_file`` and admits clients of ``client_ca_file`` (R.01.02.03).
+
+    None is for a listener behind a proxy, which asks for the client certificates (``certs.forwarded``).
 
     Raises:
         FileProblem: a file cannot be used.
@@ -50,9 +52,10 @@ def server_context(*, chain_file: Path, key_file: Path, client_ca_file: Path) ->
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE  # good suites before sufficient ones, whatever the client likes
     context.options |= ssl.OP_NO_TICKET  # TLS 1.2; see above
     context.num_tickets = 0  # TLS 1.3
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.verify_flags |= ssl.VERIFY_X509_STRICT  # ours to comply with
-    _load_authorities(context, client_ca_file)
+    if client_ca_file is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_flags |= ssl.VERIFY_X509_STRICT  # ours to comply with
+        _load_authorities(context, client_ca_file)
     reload(context, chain_file=chain_file, key_file=key_file)
     return context
 

@@ -23,6 +23,7 @@ the rest of a push, and it does not tell a request that never left from one that
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -47,6 +48,10 @@ HEADERS_MAX: Final = 100  # proxies add a dozen
 INTERIM_MAX: Final = 8  # answers of 1xx before the real one; there is no reason for more than one
 RESOLVERS_MAX: Final = 64  # threads that wait for name servers: one for each platform that is being resolved
 RESOLVED_FOR_S: Final = 30.0  # an address is used again for this long; partners that move keep the old one that long
+HANDSHAKES_MAX: Final = 8
+"""Connections to one platform that are made at once. Hundreds would all be slow, and most are not needed any more
+by the time they are ready, since requests were answered meanwhile; more than a few at a time gain nothing."""
+
 HEADS_CACHED_MAX: Final = 1024  # paths in use at once towards one platform: parties, modules, operations
 TLS_GOODBYE_S: Final = 1.0  # for the peer's close_notify
 SHOWN_MAX: Final = 200  # characters of a stranger's answer that are kept to be shown
@@ -85,6 +90,7 @@ class FailureKind(StrEnum):
     REDIRECT = "redirect"
     TOO_LARGE = "too_large"
     NO_ENVELOPE = "no_envelope"
+    WITHHELD = "withheld"  # by us: what allowed the request was over before there was a connection to send it on
 
 
 # The peer is done with a request that was answered like this, although the answer is of no use (R.03.02.17).
@@ -216,10 +222,12 @@ class Peers:
         request_id: str | None = None,
         correlation_id: str | None = None,
         timeout_s: float | None = None,
+        may_send: Callable[[], bool] | None = None,
     ) -> PeerAnswer:
         """Make one request; ``path`` is percent-encoded and appended to the base URL.
 
-        Ids are made where none are given (R.02.02.12, R.02.02.14). Raises ``PeerFailure``, redirects included.
+        Ids are made where none are given (R.02.02.12, R.02.02.14). ``may_send`` is asked at the last moment, since to
+        connect may take seconds. Raises ``PeerFailure``, redirects included.
         """
         session = self._sessions.get(platform_id)
         if session is None or self._stopped:
@@ -230,6 +238,7 @@ class Peers:
                 acceptable_id(request_id) or logs.new_id(), acceptable_id(correlation_id) or logs.new_id(), body
             ),
             session.timeout_s if timeout_s is None else timeout_s,
+            may_send,
         )
         if answer.http_status in _REDIRECTION:
             raise PeerFailure(FailureKind.REDIRECT, f"HTTP {answer.http_status}", sent=True)
@@ -314,6 +323,7 @@ class _Session:
         self._resolvers = resolvers
         self._connections = connections
         self._idle: list[_Connection] = []
+        self._handshaking = asyncio.Semaphore(HANDSHAKES_MAX)
         self._heads: dict[tuple[str, str], bytes] = {}
         self._addresses: list[tuple[socket.AddressFamily, Any]] = []
         self._resolved_at = 0.0
@@ -346,10 +356,13 @@ class _Session:
             connection.close()
         self._idle.clear()
 
-    async def request(self, data: bytes, timeout_s: float) -> PeerAnswer:
+    async def request(self, data: bytes, timeout_s: float, may_send: Callable[[], bool] | None = None) -> PeerAnswer:
         """Write a request and wait for its answer. The time-out counts from when it is sent (R.03.02.17)."""
         loop = asyncio.get_running_loop()
-        connection = self._take(loop.time()) or await self._connect(loop.time() + timeout_s)
+        connection = self._take(loop.time()) or await self._connection(loop.time() + timeout_s)
+        if may_send is not None and not may_send():
+            self._give_back(connection, loop)
+            raise PeerFailure(FailureKind.WITHHELD, "this process may no longer send it", sent=False)
         sent_at = loop.time()
         timer = loop.call_at(sent_at + timeout_s, connection.expire)
         try:
@@ -399,6 +412,25 @@ class _Session:
 
     # -- new connections ----------------------------------------------------------------------------------
 
+    async def _connection(self, deadline: float) -> "_Connection":
+        """Return a connection that was given back, or make one when not too many are being made.
+
+        Raises ``PeerFailure``; nothing was sent then.
+        """
+        loop = asyncio.get_running_loop()
+        late = PeerFailure(FailureKind.TIMEOUT, f"{self._authority} takes connections too slowly", sent=False)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._handshaking.acquire()
+        except TimeoutError:
+            raise late from None
+        try:
+            if loop.time() >= deadline:
+                raise late
+            return self._take(loop.time()) or await self._connect(deadline)
+        finally:
+            self._handshaking.release()
+
     async def _connect(self, deadline: float) -> "_Connection":
         """Make a connection.
 
@@ -445,8 +477,14 @@ class _Session:
             connecting.setblocking(False)  # noqa: FBT003 - the socket's own signature
             connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.sock_connect(connecting, address)
-            _, connection = await loop.create_connection(
-                lambda: _Connection(loop, self._settings.response_max_bytes, self._connections),
+        except BaseException:
+            connecting.close()
+            raise
+        # From here on its transport closes the socket: closed under it, the number would be another connection's.
+        connection = _Connection(loop, self._settings.response_max_bytes, self._connections)
+        try:
+            await loop.create_connection(
+                lambda: connection,
                 sock=connecting,
                 ssl=self._context,
                 server_hostname=self._host,
@@ -454,7 +492,7 @@ class _Session:
                 ssl_shutdown_timeout=TLS_GOODBYE_S,
             )
         except BaseException:
-            connecting.close()
+            connection.abort()
             raise
         return connection
 
@@ -531,7 +569,7 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
-        """Hang up."""
+        """Hang up; if the handshake goes on although nobody waits for it any more, as soon as it ends."""
         self.reusable = False
         if self._transport is not None:
             self._transport.abort()
@@ -550,6 +588,8 @@ class _Connection(asyncio.Protocol):
         """Begin."""
         self._transport = transport  # type: ignore[assignment]  # a TLS transport, which is both ways
         self._connections.add(self)
+        if not self.reusable:
+            self.abort()
 
     def data_received(self, data: bytes) -> None:
         """Read on in the answer."""

@@ -70,7 +70,10 @@ class Answering(Protocol):
 class Connection(asyncio.Protocol):
     """One connection, and the certificate behind it. A task exists only while there is something to answer."""
 
-    def __init__(self, site: Answering) -> None:
+    def __init__(self, site: Answering, *, address: str, trusted: bool) -> None:
+        """Take whom to ask, and the IP address at the other end; if ``trusted``, requests are taken from there."""
+        self.address = address
+        self.trusted = trusted
         self.serial = ""
         self.common_name = ""
         self.connected = False
@@ -102,7 +105,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note who it is, and begin to wait for a first request."""
-        self._transport = transport  # type: ignore[assignment]  # a TLS transport, which is both ways
+        self._transport = transport  # type: ignore[assignment]  # a TCP or TLS transport, which is both ways
         self.connected = True
         self._site.connection_began(self)
         certificate = transport.get_extra_info("peercert") or {}

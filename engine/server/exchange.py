@@ -64,6 +64,10 @@ class Directory(Protocol):
         """
         ...
 
+    async def look_again(self) -> None:
+        """Learn what another process changed a moment ago, before somebody is refused."""
+        ...
+
     def heard(self, platform_id: int) -> None:
         """Note that a connected platform made another request than its handshake (B46)."""
         ...

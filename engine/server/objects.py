@@ -22,7 +22,7 @@ class ObjectHandlers:
         """Store an update, then answer (R.03.02.08 to R.03.02.15)."""
         platform_id, sender, receiver = request.caller.platform_id, request.sender, request.receiver
         module_name = request.segments[0]
-        self._accepting.check_subscribed(
+        await self._accepting.check_subscribed(
             platform_id=platform_id, sender=sender, receiver=receiver, module_name=module_name
         )
         check_body(request.body)

@@ -12,6 +12,9 @@ Every wait has a limit, and every limit ends in an answer or a closed connection
 the one that runs into it costs nobody else anything: each connection has its own task and nothing is shared but
 the counters.
 
+Behind a proxy that ends TLS (``proxy``) the handshake is left out, or is one without a client certificate, and "who
+calls?" is asked of a header of each request.
+
 A connection is of our own making (``connection``): aiohttp's server, application and router would cost more for each
 update than everything else here. An answer is written as one piece of bytes.
 """
@@ -21,15 +24,16 @@ import logging
 import math
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from aiohttp.http import HttpProcessingError, HttpVersion11, RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 
+from certs import names
 from engine import logs
 from engine.clock import Clock, ocpi_time
 from engine.lifecycle import Background
@@ -70,6 +74,7 @@ from engine.server.exchange import (
     refusal,
     wrong_verb,
 )
+from engine.server.proxy import Proxy
 from engine.settings import Listener
 from engine.store.database import StoreUnavailable
 
@@ -108,20 +113,28 @@ class Site:
         settings: Listener,
         *,
         prefix: str,
-        context: ssl.SSLContext,
+        context: ssl.SSLContext | None,
         directory: Directory,
         routes: Routes,
         party: PartyRequests,
         clock: Clock,
+        proxy: Proxy | None = None,
+        listening: Sequence[socket.socket] = (),
     ) -> None:
-        """Take what is served; ``prefix`` is the path that requests arrive with, without a slash at its end."""
+        """Take what is served; ``prefix`` is the path that requests arrive with, without a slash at its end.
+
+        Without a context it is served in plain HTTP, which is for a ``proxy`` that ends TLS. ``listening`` are
+        sockets that several processes share; without them, the site opens its own.
+        """
         self.settings = settings
+        self._proxy = proxy
         self._prefix = prefix
         self._context = context
         self._directory = directory
         self._routes = dict(routes)
         self._party = party
         self._clock = clock
+        self._shared = listening
         self._sockets: list[socket.socket] = []
         self._acceptors: list[Background] = []
         self._handshakes: set[asyncio.Task[None]] = set()
@@ -154,12 +167,12 @@ class Site:
         if self._sockets:
             return
         self._stopping = False
-        await self._listen()
+        self._sockets = list(self._shared) or listen(self.settings)
         for number, listening in enumerate(self._sockets):
             acceptor = Background(f"accept {number}", self._acceptor(listening))
             self._acceptors.append(acceptor)
             await acceptor.start()
-        where = {"host": self.settings.host, "port": self.port}
+        where = {"host": self.settings.host, "port": self.port, "tls": self._context is not None}
         _log.info("listening for partners", extra={"action": "listening", **where})
 
     async def stop(self, deadline_s: float = STOP_DEADLINE_S) -> None:
@@ -192,26 +205,15 @@ class Site:
 
     # -- connections --------------------------------------------------------------------------------------
 
-    async def _listen(self) -> None:
-        loop = asyncio.get_running_loop()
-        port = self.settings.port
-        found = await loop.getaddrinfo(
-            self.settings.host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-            listening = socket.create_server((address[0], port), family=family, backlog=BACKLOG)
-            listening.setblocking(False)  # noqa: FBT003 - the socket's own signature
-            self._sockets.append(listening)
-            port = self.port  # where the system chose, all addresses get the same
-
     def _acceptor(self, listening: socket.socket) -> Callable[[], Awaitable[None]]:
         async def accept() -> None:
             loop = asyncio.get_running_loop()
             while True:
                 try:
-                    accepted, address = await loop.sock_accept(listening)
+                    accepted, found = await loop.sock_accept(listening)
                 except ConnectionError:
                     continue  # gone before it was looked at
+                address = found[0] if found else ""
                 # Counted from here, not from the end of the handshake: half-open ones cost as much.
                 if self.connections >= self.settings.connections_max:
                     accepted.close()
@@ -223,14 +225,16 @@ class Site:
 
         return accept
 
-    async def _handshake(self, accepted: socket.socket, address: Any) -> None:
+    async def _handshake(self, accepted: socket.socket, address: str) -> None:
+        trusted = self._proxy is None or self._proxy.is_at(address)
+        tls = self._context is not None
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: Connection(self),
+                lambda: Connection(self, address=address, trusted=trusted),
                 accepted,
                 ssl=self._context,
-                ssl_handshake_timeout=self.settings.head_timeout_s,  # as slow as a head may be
-                ssl_shutdown_timeout=TLS_GOODBYE_S,
+                ssl_handshake_timeout=self.settings.head_timeout_s if tls else None,  # as slow as a head may be
+                ssl_shutdown_timeout=TLS_GOODBYE_S if tls else None,
             )
         except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
             reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else str(error)
@@ -247,14 +251,14 @@ class Site:
             self._orphans.add(connection.serving)
             connection.serving.add_done_callback(self._orphans.discard)
 
-    def _tell_of_stranger(self, action: str, message: str, address: Any, **fields: str) -> None:
+    def _tell_of_stranger(self, action: str, message: str, address: str, **fields: str) -> None:
         """Log what someone did whom we cannot name; a storm of it is one line a second, and is counted in full."""
         now = self._clock.monotonic()
         if now - self._stranger_logged_at < STRANGERS_SHARE_S:
             logs.events.note(action, logs.UNKNOWN_PLATFORM, self._clock.now())
             return
         self._stranger_logged_at = now
-        logs.security_event(action, message, address=address[0] if address else "", **fields)
+        logs.security_event(action, message, address=address, **fields)
 
     # -- requests -----------------------------------------------------------------------------------------
 
@@ -285,7 +289,7 @@ class Site:
             answer = self.refused(ServerError())
         keep_alive = not (message.should_close or self._stopping) and message.version == HttpVersion11
         keep_alive = (
-            keep_alive and payload.is_eof() and not message.upgrade
+            keep_alive and payload.is_eof() and not message.upgrade and connection.trusted
         )  # what was not read stands between us and the next head
         self._tell(message, answer, began)
         data = self.written(answer, request_id, correlation_id, keep_alive=keep_alive, extra=extra)
@@ -301,12 +305,20 @@ class Site:
         request_id: str,
         correlation_id: str,
     ) -> Answer:
-        caller = self._caller(connection)
+        serial, common_name = connection.serial, connection.common_name
+        if self._proxy is not None:
+            serial, common_name = self._behind(self._proxy, connection, message)
+            logs.enter(request_id, correlation_id, common_name)
+        try:
+            caller = self._directory.caller(serial, common_name)
+        except Forbidden:
+            caller = await self._look_again(serial, common_name)
         path = self._paths.get(message.path) or self._parse(message)
-        if caller.state != CONNECTED:
-            if path.segments not in BEFORE_CONNECTION:
+        if caller.state != CONNECTED and path.segments not in BEFORE_CONNECTION:
+            caller = await self._look_again(serial, common_name)
+            if caller.state != CONNECTED:
                 raise Forbidden("your platform is not connected to this one: POST /connection comes first")
-        elif path.segments != HANDSHAKE:
+        if caller.state == CONNECTED and path.segments != HANDSHAKE:
             self._directory.heard(caller.platform_id)
         in_progress = self._in_progress
         count = in_progress.get(caller.platform_id, 0)
@@ -338,11 +350,25 @@ class Site:
         finally:
             self._leave(caller.platform_id)
 
-    def _caller(self, connection: Connection) -> Caller:
+    def _behind(self, proxy: Proxy, connection: Connection, message: RawRequestMessage) -> tuple[str, str]:
+        """Ask the proxy for the serial number and the common name of the certificate behind a request."""
+        if not connection.trusted:
+            self._tell_of_stranger("proxy_bypassed", "a request did not come from the proxy", connection.address)
+            raise Forbidden("requests are taken from this platform's proxy and from nobody else")
         try:
-            return self._directory.caller(connection.serial, connection.common_name)
+            certificate = proxy.certificate(message, self._clock.now())
         except Forbidden as error:
-            logs.security_event("certificate_refused", error.message, serial=connection.serial)
+            self._tell_of_stranger("certificate_refused", error.message, connection.address)
+            raise
+        return names.serial_text(certificate.serial), certificate.common_name
+
+    async def _look_again(self, serial: str, common_name: str) -> Caller:
+        """Say who calls after another look: another process may have let this platform in a moment ago."""
+        await self._directory.look_again()
+        try:
+            return self._directory.caller(serial, common_name)
+        except Forbidden as error:
+            logs.security_event("certificate_refused", error.message, serial=serial)
             raise
 
     def _parse(self, message: RawRequestMessage) -> PlatformPath | PartyPath:
@@ -440,3 +466,24 @@ class Site:
             "duration_ms": round((self._clock.monotonic() - began) * 1000, 1),
         }
         _log.log(level, "request answered", extra=fields)
+
+
+def listen(settings: Listener) -> list[socket.socket]:
+    """Open a socket for each address of the host that is set; where the system chooses the port, all get the same.
+
+    Raises ``OSError``.
+    """
+    opened: list[socket.socket] = []
+    port = settings.port
+    found = socket.getaddrinfo(settings.host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        for family, address in dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found):
+            listening = socket.create_server((address, port), family=family, backlog=BACKLOG)
+            opened.append(listening)
+            listening.setblocking(False)  # noqa: FBT003 - the socket's own signature
+            port = int(listening.getsockname()[1])
+    except OSError:
+        for listening in opened:
+            listening.close()
+        raise
+    return opened

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -10,10 +11,12 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from certs.errors import CertificateError
-from engine.refusals import NotFoundHere, PeerSaidNo, PeerUnreachable, Refused
+from engine.refusals import NotAccepted, NotFoundHere, PeerSaidNo, PeerUnreachable, Refused
 from engine.store.database import StoreUnavailable
 
 _log = logging.getLogger(__name__)
+
+MEND = "nothing was stored; mend it and send it again"
 
 
 class Problem(Exception):
@@ -50,6 +53,8 @@ def problem_of(error: Exception) -> Problem:
             return error
         case NotFoundHere():
             return refusal(404, error)
+        case NotAccepted():
+            return Problem(422, str(error), MEND, [asdict(problem) for problem in error.problems])
         case PeerSaidNo():
             return refusal(502, error, "the partner decides this; ask its operator, or look at `ocpi-engine state`")
         case PeerUnreachable():

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from engine.server.operator.api import create_app
 from engine.server.operator.services import Services
+from engine.settings import PlatformFolder, Settings
 
 STOP_WITHIN_S = 5  # answers in progress have this long; streams of changes end at once
 DATE_EVERY_S: Final = 1.0
@@ -27,8 +28,12 @@ class BadListenAddress(Exception):
 class OperatorListener:
     """Serves the local API from ``start`` to ``stop``."""
 
-    def __init__(self, services: Services) -> None:
-        """Serve these; nothing listens before ``start``."""
+    def __init__(self, services: Services, *, listening: socket.socket | None = None) -> None:
+        """Serve these; nothing listens before ``start``.
+
+        ``listening`` is a socket that several processes share; without it, the listener opens its own.
+        """
+        self._shared = listening
         self._services = services
         self._app: FastAPI | None = None
         self._server: _Server | None = None
@@ -45,7 +50,11 @@ class OperatorListener:
         if self._serving is not None:
             return
         self._app = create_app(self._services)
-        listening = self._listen(self._services.settings.api.listen)
+        listening = self._shared
+        if listening is None:
+            listening = listen(self._services.settings, self._services.folder)
+            self._socket_file = socket_file(self._services.settings, self._services.folder)
+        self.address = shown(listening)
         config = uvicorn.Config(
             self._app,
             log_config=None,
@@ -75,15 +84,26 @@ class OperatorListener:
         if self._socket_file is not None:
             self._socket_file.unlink(missing_ok=True)
 
-    def _listen(self, where: str) -> socket.socket:
-        if where.startswith("unix:"):
-            self._socket_file = self._services.folder.path(where.removeprefix("unix:"))
-            self.address = f"unix:{self._socket_file}"
-            return _unix_socket(self._socket_file)
-        listening = _loopback_socket(where)
-        host, port = listening.getsockname()[:2]
-        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        return listening
+
+def listen(settings: Settings, folder: PlatformFolder) -> socket.socket:
+    """Open the socket that ``api.listen`` names. Raises ``BadListenAddress``."""
+    file = socket_file(settings, folder)
+    return _loopback_socket(settings.api.listen) if file is None else _unix_socket(file)
+
+
+def socket_file(settings: Settings, folder: PlatformFolder) -> Path | None:
+    """Say where the file of a Unix socket is; None: ``api.listen`` is no such socket."""
+    where = settings.api.listen
+    return folder.path(where.removeprefix("unix:")) if where.startswith("unix:") else None
+
+
+def shown(listening: socket.socket) -> str:
+    """Write where a socket listens: ``unix:PATH`` or ``HOST:PORT``."""
+    name = listening.getsockname()
+    if listening.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    host, port = name[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class _Server(uvicorn.Server):

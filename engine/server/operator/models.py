@@ -81,7 +81,9 @@ class ObjectToPublish(Body):
     id: str = Field(description="object id, up to 36 printable ASCII characters", examples=["BEBEC-L000001"])
     payload: dict[str, Any] = Field(description="the object as its module's table says")
     audience: list[Party] | None = Field(
-        None, description="the only parties that may see it, on this platform's own subscriptions; all, if left out"
+        None,
+        description="the only parties that may see it, on this platform's own subscriptions; left out: those that the"
+        " payload names, else all",
     )
 
 
@@ -106,6 +108,28 @@ class PublishAnswer(Shown):
     results: list[PublishResult]
 
 
+class ReplacementOrder(Body):
+    """What is wanted in the place of an object that never changes."""
+
+    objects: list[ObjectToPublish] = Field([], description="new objects of the same module, where it takes any")
+    id: str | None = Field(None, description="id of the object that is made from the old one; null: chosen here")
+    effective_at: Moment | None = Field(None, description="from when the new ones count; null: from now")
+
+
+class IssuedObject(Shown):
+    """An object that was issued in the place of another."""
+
+    module: str = Field(examples=["cdrs"])
+    id: str
+    version: int
+
+
+class ReplacementAnswer(Shown):
+    """What was issued, in this order; all of it is durable."""
+
+    issued: list[IssuedObject]
+
+
 class ReplicatedObject(Shown):
     """An object that was issued or received here."""
 
@@ -115,7 +139,9 @@ class ReplicatedObject(Shown):
     version: int
     cursor: str = Field(description="place in the change log; `after` goes on from here")
     stored_at: Moment
-    audience: list[str] | None = None
+    audience: list[str] | None = Field(
+        None, description="the only parties that it is for, named by its publisher or in its payload"
+    )
     platform: str | None = Field(None, description="received: from which platform")
     receiver: str | None = Field(None, description="received: by which of our parties; it is that party's alone")
     stale: bool = Field(default=False, description="received: the subscription that it came under has ended")
@@ -371,6 +397,9 @@ class Subscription(Shown):
     )
     state_checked_at: Moment | None = None
     caught_up: bool | None = Field(None, description="theirs: the first catch-up of this life is done")
+    snapshot_from: Moment | None = Field(
+        None, description="theirs: what was over by then is owed only if it changed since the first subscribe (D20)"
+    )
 
 
 class Subscriptions(Shown):

@@ -13,10 +13,10 @@ from engine.protocol.ids import ModuleId, PartyId, object_key, party_id
 from engine.protocol.modules import all_modules
 from engine.protocol.modules import module as module_named
 from engine.refusals import NotFoundHere
-from engine.replication.publishing import Publication, Published
+from engine.replication.issuing import Publication, Published
 from engine.server.operator import models, wire
 from engine.server.operator.access import AnyCaller, Caller, Engine, operator_only, own_party
-from engine.server.operator.errors import Problem, refusal
+from engine.server.operator.errors import MEND, Problem, refusal
 from engine.server.operator.services import Services
 from engine.store import objects
 from engine.store.database import Tx
@@ -65,6 +65,18 @@ _PAYLOAD_BODY: dict[str, Any] = {
         "required": True,
         "description": "The object itself, kept byte for byte.",
         "content": {"application/json": {"schema": {"type": "object"}, "example": {"status": "AVAILABLE"}}},
+    }
+}
+_NEW_OBJECTS = {"type": "array", "items": models.ObjectToPublish.model_json_schema()}
+_ORDER = models.ReplacementOrder.model_json_schema()
+_REPLACEMENT_BODY: dict[str, Any] = {
+    "requestBody": {
+        "description": "What is wanted in its place, as far as the module takes wishes. Payloads stay as they are.",
+        "content": {
+            "application/json": {
+                "schema": {"type": "object", "properties": _ORDER["properties"] | {"objects": _NEW_OBJECTS}},
+            },
+        },
     }
 }
 
@@ -127,8 +139,36 @@ async def publish_one(
     (published,) = await engine.publishing.publish(issuer, module, [Publication(object_id, payload, named)])
     if published.outcome == "refused":
         problems = [models.FieldProblem.model_validate(found).model_dump() for found in published.problems]
-        raise Problem(422, published.reason or "refused", "nothing was stored; mend it and send it again", problems)
+        raise Problem(422, published.reason or "refused", MEND, problems)
     return Response(wire.encode(wire.result(1, published)), media_type="application/json")
+
+
+@router.post(
+    "/parties/{party}/objects/{module}/{object_id:path}/replacement",
+    response_model=models.ReplacementAnswer,
+    responses={
+        404: {"model": models.ErrorAnswer, "description": "there is no such object"},
+        409: {"model": models.ErrorAnswer, "description": "it cannot be replaced, or not so; the message says why"},
+        422: {"model": models.ErrorAnswer, "description": "a new object does not conform; `problems` say where"},
+    },
+    openapi_extra=_REPLACEMENT_BODY,
+    summary="Replace an object that never changes",
+    description="Issue what takes its place: all of it, or nothing.\n\n"
+    + "\n".join(f"- `{one.id}`: {one.replacement.summary}" for one in all_modules() if one.replacement),
+)
+async def replace(request: Request, caller: AnyCaller, *, party: str, module: ModuleName, object_id: str) -> Response:
+    """Issue what takes an object's place."""
+    issuer = own_party(caller, party)
+    try:
+        wanted = wire.read_replacement((await request.body()).strip(wire.WHITESPACE))
+    except wire.UnreadableOrder as error:
+        raise refusal(422, error, MEND) from error
+    engine: Services = request.app.state.services
+    issued = await engine.publishing.replace(
+        issuer, module, object_id, wanted.objects, new_id=wanted.new_id, effective_at=wanted.effective_at
+    )
+    shown = [{"module": one.module, "id": one.object_id, "version": one.version} for one in issued]
+    return Response(wire.encode({"issued": shown}), media_type="application/json")
 
 
 # read

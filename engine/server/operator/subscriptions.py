@@ -72,7 +72,7 @@ async def renegotiate(engine: Engine, subscription: SubscriptionId, order: model
         raise Problem(422, "nothing to change", "give retry_interval_s, parallelism_limit or queue_size_max")
     side, number = _either(subscription)
     if side == "in":
-        agreed = _agreed(engine.consuming.get(number), order)
+        agreed = _agreed(await engine.consuming.get(number), order)
         return models.Accepted(accepted=await engine.consuming.renegotiate(number, **agreed))
     agreed = _agreed(await engine.producing.get(number), order)
     return models.Accepted(accepted=await engine.producing.renegotiate(number, **agreed))
@@ -134,6 +134,7 @@ def _ours(subscription: InboundSubscription) -> models.Subscription:
 
 def _theirs(subscription: OutboundSubscription) -> models.Subscription:
     shown = asdict(subscription) | {"id": f"out-{subscription.id}", "last_error": subscription.notice_error}
+    shown["snapshot_from"] = subscription.snapshot_from or None  # 0: nothing is left out
     return models.Subscription.model_validate(shown)
 
 

@@ -6,13 +6,15 @@ escapes. So a batch is cut into lines, each line into its three fields, and the 
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
 
 import msgspec
 
 from engine.clock import ocpi_time
 from engine.protocol.ids import PartyId, party_id
 from engine.protocol.json_text import DuplicateKeys, MalformedJson, check_object
-from engine.replication.publishing import Publication, Published
+from engine.replication.issuing import Publication, Published
 from engine.store.objects import StoredObject
 
 WHITESPACE = b" \t\r\n"
@@ -24,6 +26,12 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     audience: list[str] | None = None
 
 
+class _Order(msgspec.Struct, forbid_unknown_fields=True):
+    objects: list[msgspec.Raw] = []
+    id: str | None = None
+    effective_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One line of a batch, read: a publication, or the reason why it is none."""
@@ -33,11 +41,25 @@ class Line:
     reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """What is wanted in the place of an object."""
+
+    objects: tuple[Publication, ...]
+    new_id: str | None
+    effective_at: float | None
+
+
 class UnreadableBatch(ValueError):
     """The body as a whole is not a batch."""
 
 
+class UnreadableOrder(ValueError):
+    """The body does not say what is wanted."""
+
+
 _line_decoder = msgspec.json.Decoder(_Line)
+_order_decoder = msgspec.json.Decoder(_Order)
 _array_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
 
@@ -69,6 +91,26 @@ def _read_line(number: int, text: bytes) -> Line:
         return Line(number, None, f'a line is {{"id": …, "payload": …, "audience": […]}}: {error}')
     except (ValueError, RecursionError) as error:
         return Line(number, None, str(error))
+
+
+def read_replacement(body: bytes) -> Replacement:
+    """Read what is wanted in the place of an object; an empty body asks for nothing in particular.
+
+    Raises ``UnreadableOrder``.
+    """
+    try:
+        check_object(body or b"{}")
+        order = _order_decoder.decode(body or b"{}")
+    except msgspec.ValidationError as error:
+        raise UnreadableOrder(f'an order is {{"objects": […], "id": …, "effective_at": …}}: {error}') from error
+    except (ValueError, RecursionError) as error:
+        raise UnreadableOrder(str(error)) from error
+    wanted: list[Publication] = []
+    for line in (_read_line(number, bytes(item)) for number, item in enumerate(order.objects, 1)):
+        if line.publication is None:
+            raise UnreadableOrder(f"object {line.number}: {line.reason}")
+        wanted.append(line.publication)
+    return Replacement(tuple(wanted), order.id, None if order.effective_at is None else order.effective_at.timestamp())
 
 
 def audience_of(values: Iterable[str]) -> tuple[PartyId, ...] | None:
