@@ -6,12 +6,16 @@ starting, is safe. A background task that dies unasked is logged and started aga
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 _log = logging.getLogger(__name__)
 
 RESTART_PAUSE_S = 1.0  # long enough not to spin on a fault that stays, short enough not to be noticed otherwise
+
+
+REREAD_PAUSE_S = 0.2  # what another process changes is told within milliseconds: who has to ask can wait
 
 
 class Service(Protocol):
@@ -66,3 +70,28 @@ class Background:
                 await asyncio.sleep(RESTART_PAUSE_S)
             else:
                 return
+
+
+class Rereading:
+    """Reads something again for many who ask, seldom enough that strangers cannot make it a burden."""
+
+    def __init__(self, reread: Callable[[], Awaitable[None]]) -> None:
+        """Remember what to do."""
+        self._reread = reread
+        self._ended_at = -math.inf
+        self._running: asyncio.Task[None] | None = None
+
+    async def now(self) -> None:
+        """Return when it was read again; whoever asks at the same time shares one reading, and what it raises."""
+        if self._running is None:
+            self._running = asyncio.create_task(self._run())
+        await asyncio.shield(self._running)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(max(0.0, self._ended_at + REREAD_PAUSE_S - loop.time()))
+        self._running = None  # whoever asks from now on may know of something newer
+        try:
+            await self._reread()
+        finally:
+            self._ended_at = loop.time()

@@ -37,6 +37,8 @@ class _Item:
     module: Module
     update: Update
     valid: bool
+    audience: str | None = None
+    concluded_at: float | None = None
 
 
 Known = tuple[int, str, ObjectKey]
@@ -75,13 +77,15 @@ class Accepting:
         """Take no more; what was not committed is answered as unavailable, and so sent again."""
         await self._batches.stop()
 
-    def check_subscribed(self, *, platform_id: int, sender: PartyId, receiver: PartyId, module_name: str) -> None:
+    async def check_subscribed(self, *, platform_id: int, sender: PartyId, receiver: PartyId, module_name: str) -> None:
         """Make B1's first check, which comes before a look at the body.
 
         Raises ``NotSubscribed``.
         """
         if self._consuming.taking(platform_id, receiver, sender, module_name) is None:
-            raise NotSubscribed
+            await self._consuming.look_again()
+            if self._consuming.taking(platform_id, receiver, sender, module_name) is None:
+                raise NotSubscribed
 
     async def accept(
         self, *, platform_id: int, sender: PartyId, receiver: PartyId, module_name: str, update: Update
@@ -102,8 +106,16 @@ class Accepting:
             await self._refuse(subscription, served, update, violation)
             return False
         if warnings:
-            self._count(subscription, [str(warning.pointer) for warning in warnings])
-        verdict = await self._batches.add(_Item(subscription.row, served, update, valid=True))
+            self._count(subscription, served, [warning.pointer for warning in warnings])
+        item = _Item(
+            subscription.row,
+            served,
+            update,
+            valid=True,
+            audience=objects.audience_text(served.audience(update.payload)),
+            concluded_at=served.concluded_at(update.payload),
+        )
+        verdict = await self._batches.add(item)
         faults.passing("accept.stored")
         if verdict is None:
             raise NotSubscribed
@@ -143,11 +155,11 @@ class Accepting:
         ]
         raise SchemaViolated(f"the payload has {violation.problem_count} fault(s)", data=data)
 
-    def _count(self, subscription: Taking, pointers: Sequence[str]) -> None:
+    def _count(self, subscription: Taking, served: Module, pointers: Sequence[str]) -> None:
         counted = self.warnings[subscription.row.platform]
         for pointer in pointers:
-            # Positions in lists are not told apart: /evses/3/status counts as /evses/*/status.
-            kind = "/".join("*" if token.isdigit() else token for token in pointer.split("/"))
+            # Positions in lists are not told apart: locations/…/evses/3/presence counts as …/evses/*/presence.
+            kind = served.id + "/".join("*" if token.isdigit() else token for token in pointer.split("/"))
             if kind in counted or len(counted) < WARNINGS_MAX:
                 counted[kind] += 1
 
@@ -193,6 +205,8 @@ class Accepting:
                     update.version,
                     life,
                     update.payload,
+                    item.audience,
+                    item.concluded_at,
                 )
         stored.taken.extend(changes)
         await objects.store(tx, list(changes.values()), received=True, now=now)

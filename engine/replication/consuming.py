@@ -14,7 +14,7 @@ from typing import Final
 
 from engine import faults
 from engine.clock import Clock
-from engine.lifecycle import Background
+from engine.lifecycle import Background, Rereading
 from engine.peers.subscriptions import (
     Address,
     NotOcpi,
@@ -51,6 +51,7 @@ from engine.settings import Subscriptions as Limits
 from engine.store import subscriptions
 from engine.store.database import Database, StoreUnavailable, Tx
 from engine.store.exceptions import ERROR_LENGTH_MAX
+from engine.store.membership import FIRST_GO_S, Membership
 from engine.store.subscriptions import Fenced, InboundSubscription
 
 _log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ FULL_UPDATES_REMEMBERED: Final = 1000  # requests for a full update whose answer
 DAY_S: Final = 86_400.0
 LOOK_S: Final = 60.0  # the loop looks around this often when it is not woken
 STORE_PAUSE_S: Final = 1.0
+KEEPING: Final = "subscriptions of ours"  # the periodic work, which one process does
 _REFUSALS: Final = frozenset(
     kind.status_code
     for kind in (
@@ -94,6 +96,7 @@ class Consuming:
         clock: Clock,
         limits: Limits,
         *,
+        membership: Membership,
         parties_of: Callable[[int], Awaitable[None]],
     ) -> None:
         """Use these; ``parties_of`` fetches a platform's parties again, not too often."""
@@ -102,22 +105,20 @@ class Consuming:
         self._requests = requests
         self._clock = clock
         self._limits = limits
+        self._membership = membership
         self._parties_of = parties_of
+        self._rereading = Rereading(self.reload)
         self._rows: dict[int, InboundSubscription] = {}
         self._taking: dict[Identified, Taking] = {}
         self._acting: dict[int, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
-        self._keeper = Background("keep subscriptions", self._keep)
+        self._keeper = Background("keep subscriptions", self._keep, expected=(StoreUnavailable,))
         self._asked_in_full: OrderedDict[tuple[int, ObjectKey], None] = OrderedDict()
 
     async def start(self) -> None:
-        """Ask every producer for its state, and begin to keep subscriptions alive (B29)."""
-        now = self._clock.now()
-        async with self._database.transaction() as tx:
-            for row in await subscriptions.all_inbound(tx):
-                if row.state == InboundState.LIVE:
-                    await subscriptions.change_inbound(tx, row, next_action_at=now)
+        """Begin to keep subscriptions alive (B29)."""
         await self.reload()
+        self._membership.on_gone.append(self._wake.set)
         await self._keeper.start()
 
     async def stop(self) -> None:
@@ -128,7 +129,7 @@ class Consuming:
             task.cancel()
         await asyncio.gather(*acting, return_exceptions=True)
 
-    async def reload(self) -> None:
+    async def reload(self, *, wake: bool = True) -> None:
         """Read the rows into memory again."""
         async with self._database.reading() as tx:
             rows = await subscriptions.all_inbound(tx)
@@ -140,7 +141,23 @@ class Consuming:
             for row in rows
             if row.state in TAKES_UPDATES
         }
-        self._wake.set()
+        if wake:
+            self._wake.set()
+
+    async def _refresh(self) -> None:
+        """Know the rows as they are now, if there are other processes that change them."""
+        if not self._membership.alone:
+            await self.reload(wake=False)
+
+    async def look_again(self) -> None:
+        """Read the rows again before an update is refused: another process may have subscribed a moment ago."""
+        if not self._membership.alone:
+            await self._rereading.now()
+
+    async def changed_elsewhere(self, _subscription_ids: frozenset[int]) -> None:
+        """Take in what another process changed."""
+        await self.reload(wake=False)
+        asyncio.get_running_loop().call_later(FIRST_GO_S, self._wake.set)
 
     # -- what the accepting side asks ---------------------------------------------------------------------
 
@@ -167,13 +184,15 @@ class Consuming:
 
     async def list(self) -> list[InboundSubscription]:
         """List subscriptions of ours, ended ones too."""
+        await self._refresh()
         return list(self._rows.values())
 
-    def get(self, subscription_id: int) -> InboundSubscription:
+    async def get(self, subscription_id: int) -> InboundSubscription:
         """Find one by its number.
 
         Raises ``NotFoundHere``.
         """
+        await self._refresh()
         row = self._rows.get(subscription_id)
         if row is None:
             raise NotFoundHere(f"there is no subscription of ours with number {subscription_id}")
@@ -248,7 +267,7 @@ class Consuming:
     async def unsubscribe(self, subscription_id: int) -> InboundSubscription:
         """Cancel as the receiver (UC 03.04); the producer is told until it answers."""
         await self._idle(subscription_id)
-        row = self.get(subscription_id)
+        row = await self.get(subscription_id)
         await self._happened(
             row,
             InboundEvent.UNWANTED,
@@ -262,7 +281,7 @@ class Consuming:
 
     async def producer_state(self, subscription_id: int) -> PeerState:
         """Ask the producer what it owes us (UC 03.06)."""
-        row = self.get(subscription_id)
+        row = await self.get(subscription_id)
         response = await self._answer(row, self._requests.state(_address(row)))
         state = read_state(response)
         if state is None:
@@ -274,7 +293,7 @@ class Consuming:
         self, subscription_id: int, *, retry_interval_s: float, parallelism_limit: int, queue_size_max: int
     ) -> bool:
         """Propose other parameters to the producer (UC 03.07); says whether it accepted."""
-        row = self.get(subscription_id)
+        row = await self.get(subscription_id)
         proposal = Parameters(retry_interval_s, parallelism_limit, queue_size_max)
         response = await self._answer(row, self._requests.renegotiate_my(_address(row), proposal))
         accepted = response.content == b'"ACCEPTED"'
@@ -289,12 +308,12 @@ class Consuming:
 
     async def request_immediate_retries(self, subscription_id: int) -> None:
         """Ask the producer to send now what waits for its backoff (UC 03.09)."""
-        row = self.get(subscription_id)
+        row = await self.get(subscription_id)
         await self._answer(row, self._requests.immediate_retries(_address(row)))
 
     async def request_full_update(self, subscription_id: int, object_id: str) -> None:
         """Ask the producer for one object again (UC 03.10)."""
-        row = self.get(subscription_id)
+        row = await self.get(subscription_id)
         try:
             check_object_id(object_id, 39)
         except ValueError as error:
@@ -324,7 +343,7 @@ class Consuming:
 
         Raises ``NoSuchSubscription``.
         """
-        row = self._find(platform_id, subscriber, producer, module_name)
+        row = await self._find(platform_id, subscriber, producer, module_name)
         if row is None or not INBOUND.allows(InboundState(row.state), InboundEvent.NOTICE):
             raise NoSuchSubscription
         state = INBOUND.after(InboundState(row.state), InboundEvent.NOTICE)
@@ -339,7 +358,7 @@ class Consuming:
 
         Raises ``NoSuchSubscription``.
         """
-        row = self._find(platform_id, subscriber, producer, module_name)
+        row = await self._find(platform_id, subscriber, producer, module_name)
         if row is None or row.state not in TAKES_UPDATES:
             raise NoSuchSubscription
         if proposal.parallelism_limit > self._limits.parallelism_max:
@@ -352,7 +371,10 @@ class Consuming:
         )
         return True
 
-    def _find(self, platform_id: int, subscriber: str, producer: str, module_name: str) -> InboundSubscription | None:
+    async def _find(
+        self, platform_id: int, subscriber: str, producer: str, module_name: str
+    ) -> InboundSubscription | None:
+        await self._refresh()
         known = module(module_name)
         if known is None:
             return None
@@ -379,10 +401,26 @@ class Consuming:
 
     # -- the keeper ---------------------------------------------------------------------------------------
 
+    async def _ask_all(self) -> None:
+        """Have every producer asked for its state: nobody may have done so for a while."""
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            for row in await subscriptions.all_inbound(tx):
+                if row.state == InboundState.LIVE:
+                    await subscriptions.change_inbound(tx, row, next_action_at=now)
+        await self.reload()
+
     async def _keep(self) -> None:
+        led = False
         while True:
             self._wake.clear()
             now = self._clock.now()
+            if not await self._membership.leads_or_waits(KEEPING, self._wake):
+                led = False
+                continue
+            if not led:
+                led = True
+                await self._ask_all()
             busy: dict[int, int] = {}
             for subscription_id in self._acting:
                 platform_id = self._rows[subscription_id].platform_id
@@ -423,6 +461,22 @@ class Consuming:
             await asyncio.wait([under_way])
 
     async def _act(self, subscription_id: int) -> None:
+        """Do what is to be done about a row, unless another process does it now: then it is that one's."""
+        try:
+            async with self._membership.claiming(KEEPING, subscription_id) as mine:
+                if not mine:
+                    return
+                await self._refresh()
+                due_at = self._rows[subscription_id].next_action_at
+                if due_at is not None and due_at <= self._clock.now():
+                    await self._do(subscription_id)
+        except Fenced:  # it was changed meanwhile, and is looked at again
+            await self.reload()
+        except StoreUnavailable as error:
+            _log.warning("the store is out of order: %s", error, extra={"action": "store_unavailable"})
+            await asyncio.sleep(STORE_PAUSE_S)
+
+    async def _do(self, subscription_id: int) -> None:
         row = self._rows[subscription_id]
         try:
             match InboundState(row.state):
@@ -438,11 +492,8 @@ class Consuming:
                     await self._noted(row, next_action_at=None)
         except (PeerFailure, NotOcpi) as failure:
             await self._failed(row, str(failure))
-        except Fenced:
-            await self.reload()
-        except StoreUnavailable as error:
-            _log.warning("the store is out of order: %s", error, extra={"action": "store_unavailable"})
-            await asyncio.sleep(STORE_PAUSE_S)
+        except (Fenced, StoreUnavailable):
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it was, it is tried again with pauses, and never in a circle
             _log.exception("a subscription of ours is stuck", extra={"action": "subscription_failed"})
             await asyncio.sleep(STORE_PAUSE_S)

@@ -6,7 +6,7 @@ a heartbeat shows it that something was lost when nothing else follows.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from brokers.base import Broker
 from engine import faults
@@ -16,6 +16,8 @@ from engine.replication import segments
 from engine.replication.changes import Changes
 from engine.store import objects
 from engine.store.database import Database, Segment, StoreUnavailable
+from engine.store.membership import Membership
+from engine.store.signals import Signals
 
 _log = logging.getLogger(__name__)
 
@@ -23,8 +25,19 @@ _log = logging.getLogger(__name__)
 class Announcer:
     """Tells queues and followers what was committed."""
 
-    def __init__(self, database: Database, broker: Broker, changes: Changes, *, heartbeat_s: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        broker: Broker,
+        changes: Changes,
+        membership: Membership,
+        signals: Signals,
+        *,
+        heartbeat_s: float,
+    ) -> None:
         """Take what commits write to the logs from now on."""
+        self._membership = membership
+        self._signals = signals
         self._database = database
         self._broker = broker
         self._changes = changes
@@ -38,6 +51,7 @@ class Announcer:
     async def start(self) -> None:
         """Begin to announce."""
         self._database.on_segments = self._take
+        self._signals.on_logs = self._grew_elsewhere
         await self._announcing.start()
         await self._beating.start()
 
@@ -58,14 +72,24 @@ class Announcer:
             for segment in waiting:
                 faults.passing("enqueue.announcing")
                 self._changes.reached(segment.log, segment.end)
+                self._signals.ends(segment.log, segment.end)
                 if segment.log in self._logs:
                     await self._broker.put(segment.log, segments.encode(segment))
+
+    async def _grew_elsewhere(self, ends: Mapping[str, int]) -> None:
+        """Wake followers, and workers too unless the broker brings them the segments of other processes."""
+        for log, end in ends.items():
+            self._changes.reached(log, end)
+            if log in self._logs and not self._broker.shared:
+                await self._broker.put(log, segments.heartbeat(end))
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._heartbeat_s)
+            for_queues = not self._broker.shared or await self._membership.leads("heartbeat")
             for log in self._logs:
                 async with self._database.reading() as tx:
                     end = await objects.last_number(tx, log)
                 self._changes.reached(log, end)
-                await self._broker.put(log, segments.heartbeat(end))
+                if for_queues:
+                    await self._broker.put(log, segments.heartbeat(end))

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from engine.replication.segments import Stretch
-from engine.store.objects import Owed
+from engine.store.objects import Owed, is_for
 
 Key = tuple[str, str]
 """An object: issuer and object key."""
@@ -124,15 +124,21 @@ class Ledger:
 
     # -- reading the log ----------------------------------------------------------------------------------
 
-    def follow(self, stretch: Stretch, issuer: str) -> None:
-        """Go on along the log, if this is where the position is; otherwise there is a gap, and a walk to be done."""
+    def follow(self, stretch: Stretch, issuer: str, subscriber: str) -> None:
+        """Go on along the log, if this is where the position is; otherwise there is a gap, and a walk to be done.
+
+        What is for others is passed over, unless an earlier version is underway, which is read again then. Should it
+        be for this subscriber later, that is a change of its own.
+        """
         if self.behind or stretch.end <= self.position:
             return
         if stretch.start > self.position or len(self._pointers) > POINTERS_MAX:
             self.behind = True
             return
-        for pointed_issuer, key, seq in stretch.pointers:
-            if pointed_issuer == issuer and seq > self.position:
+        for pointed_issuer, key, seq, audience in stretch.pointers:
+            if pointed_issuer != issuer or seq <= self.position:
+                continue
+            if is_for(subscriber, audience) or self.underway((issuer, key)):
                 self._point((issuer, key), seq)
         self._advance(stretch.end)
 

@@ -24,7 +24,7 @@ class Result:
 
     outcome: Outcome
     reason: str = ""
-    platform_up: bool = True
+    platform_up: bool | None = True
 
 
 DELIVERED = Result(Outcome.DELIVERED)

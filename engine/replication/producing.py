@@ -7,6 +7,7 @@ first, then told to the receiver until it has heard it; a new subscribe from it 
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,11 +25,14 @@ from engine.settings import Subscriptions as Limits
 from engine.store import exceptions, objects, subscriptions
 from engine.store.database import Database, StoreUnavailable, Tx
 from engine.store.exceptions import ERROR_LENGTH_MAX, Waiting
+from engine.store.membership import Membership
 from engine.store.subscriptions import Fenced, OutboundSubscription
 
 _log = logging.getLogger(__name__)
 
 STORE_PAUSE_S: Final = 1.0
+TELLING: Final = "cancellation notices"  # the periodic work, which one process does
+DAY_S: Final = 86400.0
 
 
 Endings = list[tuple[int, int]]
@@ -58,6 +62,7 @@ class Producing:
         clock: Clock,
         limits: Limits,
         settings: Replication,
+        membership: Membership,
     ) -> None:
         """Use these; nothing runs before ``start``."""
         self._database = database
@@ -66,6 +71,7 @@ class Producing:
         self._clock = clock
         self._limits = limits
         self._settings = settings
+        self._membership = membership
         self._notices_changed = asyncio.Event()
         self._telling: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -75,6 +81,7 @@ class Producing:
 
     async def start(self) -> None:
         """Begin to watch queue sizes and to tell cancellations."""
+        self._membership.on_gone.append(self._notices_changed.set)
         await self._notifier.start()
         await self._overseer.start()
 
@@ -86,6 +93,11 @@ class Producing:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def changed_elsewhere(self, subscription_ids: frozenset[int]) -> None:
+        """Take in what another process changed; without ids, whatever it may have been."""
+        self._notices_changed.set()
+        await self._workers.changed_elsewhere(subscription_ids)
+
     # -- what receivers ask -------------------------------------------------------------------------------
 
     async def subscribe(
@@ -93,22 +105,23 @@ class Producing:
     ) -> int:
         """Make a subscription, or begin a new life of it (UC 03.01, B8); returns the queue size that we promise."""
         known = _module_id(module_name)
-        limit = self._limits.queue_size_max
+        limit, now = self._limits.queue_size_max, self._clock.now()
         queue_size_max = limit if wanted.queue_size_max is None else min(wanted.queue_size_max, limit)
         async with self._database.transaction() as tx:
             row = await subscriptions.find_outbound(tx, platform_id, subscriber, producer, known)
+            end = await objects.last_number(tx, known)
             values: dict[str, object] = {
                 "module_alias": module_name,
                 "state": OutboundState.LIVE.value,
                 "life": 1 if row is None else row.life + 1,
-                "owner": self._workers.process_id,
                 "retry_interval_s": wanted.retry_interval_s,
                 "parallelism_limit": wanted.parallelism_limit,
                 "queue_size_max": queue_size_max,
                 "watermark": 0,
                 "caught_up": False,
-                "catch_up_to": await objects.last_number(tx, known),
-                "began_at": self._clock.now(),
+                "catch_up_to": end,
+                "snapshot_from": max(0.0, now - self._limits.snapshot_days * DAY_S),
+                "began_at": now,
                 "ended_at": None,
                 "end_reason": None,
                 "ended_by": None,
@@ -117,13 +130,15 @@ class Producing:
                 "notice_error": None,
             }
             if row is None:
+                values |= await self._workers.owner_for(tx, None, end=end)
                 identity = {"platform_id": platform_id, "subscriber": subscriber, "producer": producer, "module": known}
-                start = {"epoch": 1, "attempted_to": 0, "hold_until": 0.0}
+                start = {"epoch": 1, "attempted_to": 0, "hold_until": 0.0, "first_seq": end}
                 subscription_id = await subscriptions.add_outbound(tx, **identity, **values, **start)
             else:
                 OUTBOUND.after(OutboundState(row.state), OutboundEvent.SUBSCRIBED)
                 subscription_id = row.id
                 await exceptions.clear(tx, row.id, rejected_only=True)
+                values |= await self._workers.owner_for(tx, row, end=end)
                 await subscriptions.change_outbound(tx, row, **values)
         await self._workers.began(subscription_id)
         _log.info("%s subscribed to %s of %s", subscriber, known, producer, extra={"action": "subscribed"})
@@ -189,13 +204,12 @@ class Producing:
     ) -> None:
         """Owe an object once more (UC 03.10), of every issuer visible in this subscription (B35).
 
+        What the snapshot left out is sent too, since it was asked for by name (D21).
         Raises ``NoSuchSubscription``, ``NoSuchObject``.
         """
         async with self._database.transaction() as tx:
             row = await self._live(tx, platform_id, subscriber, producer, module_name)
-            found = await objects.by_id(
-                tx, row.module, producer=producer, subscriber=subscriber, key=object_key(object_id)
-            )
+            found = await objects.by_id(tx, row.module, row.view, key=object_key(object_id))
             if not found:
                 raise NoSuchObject
             wanted = [(owed.issuer, owed.key, owed.object_id) for owed in found]
@@ -350,9 +364,11 @@ class Producing:
         """Tell receivers of cancellations until they have heard them."""
         while True:
             self._notices_changed.clear()
+            if not await self._membership.leads_or_waits(TELLING, self._notices_changed):
+                continue
             now = self._clock.now()
             soonest = now + self._limits.notice_again_max_s
-            for row in await self.list():
+            for row in await self._untold():
                 if row.notice_due_at is None or row.id in self._telling:
                     continue
                 if row.notice_due_at > now:
@@ -365,6 +381,10 @@ class Producing:
             timer = asyncio.get_running_loop().call_later(max(0.0, soonest - now), self._notices_changed.set)
             await self._notices_changed.wait()
             timer.cancel()
+
+    async def _untold(self) -> Sequence[OutboundSubscription]:
+        async with self._database.reading() as tx:
+            return await subscriptions.with_notice(tx)
 
     async def _tell(self, row: OutboundSubscription) -> None:
         try:
@@ -403,12 +423,7 @@ class Producing:
         """Cancel subscriptions that owe more than was promised, once their first catch-up is done (B24)."""
         while True:
             await asyncio.sleep(self._settings.overflow_check_s)
-            async with self._database.reading() as tx:
-                rows = await subscriptions.all_outbound(tx)
-            for row in rows:
-                worker = self._workers.worker(row.id)
-                if row.state != OutboundState.LIVE or not row.caught_up or worker is None or not worker.backlogged:
-                    continue
+            for row in self._workers.behind():
                 if (await self._workers.debt(row)).queue_size > row.queue_size_max:
                     with contextlib.suppress(Refused):  # it ended, or began anew, meanwhile
                         await self.cancel(row.id, CancellationReason.QUEUE_OVERFLOW, epoch=row.epoch)

@@ -22,6 +22,7 @@ flights. A success of an earlier life does not count.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +44,7 @@ from engine.settings import Replication
 from engine.store import exceptions, objects, subscriptions
 from engine.store.database import Database, StoreUnavailable, Tx
 from engine.store.exceptions import ANY_VERSION, Waiting
+from engine.store.membership import Membership
 from engine.store.objects import Owed
 from engine.store.subscriptions import Fenced, OutboundSubscription
 
@@ -51,6 +53,7 @@ _log = logging.getLogger(__name__)
 INBOX_MAX: Final = 256  # segments waiting to be read; beyond that a walk is cheaper
 TAKE_MAX: Final = 64  # segments taken from the broker at once
 STORE_PAUSE_S: Final = 1.0  # between attempts to use a store or broker that is out of order
+QUEUE_PAUSE_S: Final = 15.0  # without a queue the log is read this often, and the queue asked for again
 QUIET_S: Final = 3600.0  # a worker with nothing to do looks around this often
 
 
@@ -114,8 +117,12 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What all workers of a process share. ``path`` says where a subscription's updates are sent."""
+    """What all workers of a process share.
 
+    ``path`` says where a subscription's updates are sent, ``membership`` whether this process may send at all.
+    """
+
+    membership: Membership
     database: Database
     broker: Broker
     sender: Sender
@@ -141,13 +148,19 @@ class PushWorker:
         *,
         gate: Gate,
         on_not_subscribed: Callable[[OutboundSubscription], None],
+        on_taken_away: Callable[["PushWorker"], None],
     ) -> None:
-        """Take over a subscription; nothing runs before ``start``."""
+        """Take over a subscription; nothing runs before ``start``.
+
+        ``on_taken_away`` hears that another process owns it now: this worker has nothing more to begin.
+        """
         self.subscription = subscription
         self.gate = gate
         self._shared = shared
         self._path = shared.path(subscription)
         self._on_not_subscribed = on_not_subscribed
+        self._on_taken_away = on_taken_away
+        self._taken_away = False
 
         self._ledger = Ledger(subscription.watermark)
         self._saved = subscription.watermark
@@ -204,6 +217,14 @@ class PushWorker:
             return False
         return True
 
+    async def hand_over(self, deadline_s: float) -> bool:
+        """Stop, and leave the queue to whoever takes over; says whether all was stored."""
+        stored = await self.stop(deadline_s)
+        if self._queue is not None:
+            with contextlib.suppress(BrokerError):
+                await self._shared.broker.leave(self._queue)
+        return stored
+
     async def drained(self) -> None:
         """Return once no request is in progress."""
         while self._lanes:
@@ -233,8 +254,8 @@ class PushWorker:
 
     @property
     def live(self) -> bool:
-        """Whether the subscription, as last read, is to be served."""
-        return self.subscription.state == OutboundState.LIVE
+        """Whether the subscription, as last read, is to be served, and by us."""
+        return self.subscription.state == OutboundState.LIVE and not self._taken_away
 
     @property
     def backlogged(self) -> bool:
@@ -321,7 +342,7 @@ class PushWorker:
     def _next_timer(self) -> float:
         now = self._now()
         times = [now + QUIET_S]
-        if self.live:
+        if self.live and self._shared.membership.holds:  # else somebody wakes us when the lease is back
             hold_until = self.subscription.hold_until
             slots = self._parallelism - len(self._lanes) - self._booking
             if slots > 0 and not self._gated and (self._rows or self._ledger.ready):
@@ -359,6 +380,9 @@ class PushWorker:
             row = await subscriptions.outbound_by_id(tx, self.subscription.id)
         if row is None:
             row = replace(self.subscription, state=OutboundState.ENDED, epoch=self.subscription.epoch + 1)
+        if row.owner != self._shared.membership.process_id and not self._taken_away:
+            self._taken_away = True
+            self._on_taken_away(self)
         self._rows, self._next_due_at = True, 0.0
         if row.epoch != self.subscription.epoch:
             self.subscription = row
@@ -382,14 +406,25 @@ class PushWorker:
         if self._queue == wanted:
             return
         if self._queue is not None:
+            queue, self._queue = self._queue, None
             self._queue_made.clear()
-            await self._shared.broker.drop(self._queue)
-            self._queue = None
-        if wanted is not None:
+            if self._taken_away:
+                await self._shared.broker.leave(queue)
+            else:
+                await self._shared.broker.drop(queue)
+        if wanted is None:
+            return
+        self._ledger.behind = True
+        try:
             await self._shared.broker.ensure(wanted, [self.subscription.module])
-            self._queue = wanted
-            self._ledger.behind = True
-            self._queue_made.set()
+        except BrokerStopped:
+            raise
+        except BrokerError as error:
+            self._note_error(f"no queue: {error}")
+            asyncio.get_running_loop().call_later(QUEUE_PAUSE_S, self._lost)
+            return
+        self._queue = wanted
+        self._queue_made.set()
 
     async def _receive(self) -> None:
         """Take segments as they come; too many unread ones are replaced by a walk."""
@@ -425,7 +460,8 @@ class PushWorker:
         inbox, self._inbox = self._inbox, []
         for data in inbox:
             try:
-                self._ledger.follow(segments.decode(data), self.subscription.producer)
+                subscription = self.subscription
+                self._ledger.follow(segments.decode(data), subscription.producer, subscription.subscriber)
             except msgspec.MsgspecError:
                 self._ledger.behind = True
 
@@ -435,14 +471,7 @@ class PushWorker:
         after, with_rows = self._ledger.position, self._rows
 
         async def read(tx: Tx) -> tuple[list[Owed], int, dict[Key, Waiting]]:
-            page = await objects.walk(
-                tx,
-                subscription.module,
-                producer=subscription.producer,
-                subscriber=subscription.subscriber,
-                after=after,
-                limit=limit,
-            )
+            page = await objects.walk(tx, subscription.module, subscription.view, after=after, limit=limit)
             end = page[-1].seq if len(page) == limit else await objects.last_number(tx, subscription.module)
             keys = [(owed.issuer, owed.key) for owed in page] if with_rows else []
             return page, end, await exceptions.by_keys(tx, subscription.id, keys)
@@ -461,9 +490,7 @@ class PushWorker:
         keys, with_rows = self._ledger.take_pointers(self._window), self._rows
 
         async def read(tx: Tx) -> tuple[list[Owed], dict[Key, Waiting]]:
-            found = await objects.newest(
-                tx, subscription.module, producer=subscription.producer, subscriber=subscription.subscriber, keys=keys
-            )
+            found = await objects.newest(tx, subscription.module, subscription.view, keys=keys)
             return found, await exceptions.by_keys(tx, subscription.id, keys if with_rows else [])
 
         try:
@@ -541,9 +568,7 @@ class PushWorker:
         bookings: list[Waiting] = []
         async with self._shared.database.transaction() as tx:
             await subscriptions.hold_fence(tx, subscription.id, subscription.epoch)
-            found = await objects.newest(
-                tx, subscription.module, producer=subscription.producer, subscriber=subscription.subscriber, keys=keys
-            )
+            found = await objects.newest(tx, subscription.module, subscription.view, keys=keys)
             newest = {(owed.issuer, owed.key): owed for owed in found}
             for row in ripe:
                 owed = newest.get((row.issuer, row.key))
@@ -625,7 +650,9 @@ class PushWorker:
         return not self._retry_due()
 
     def _sending(self) -> bool:
-        return not self._stopping and not self._reload and self.live and self._now() >= self.subscription.hold_until
+        if self._stopping or self._reload or not self.live or not self._shared.membership.holds:
+            return False
+        return self._now() >= self.subscription.hold_until
 
     async def _attempt(self, job: Job) -> bool | None:
         """Send one object and note what came of it; returns whether the platform seems to be up."""

@@ -1,24 +1,32 @@
 """The state of replication, for operators: what is owed and wanted, and what is stuck, since when and why (P9).
 
-Built from the rows and the workers each time it is asked for; nothing is kept for it.
+Built from the rows and the workers each time it is asked for; nothing is kept for it. Of what other processes push
+it shows what they stored: the watermark may be some seconds old, and what was counted since their start is not shown.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Any, Final
 
+from brokers.base import Broker
 from engine.clock import Clock, ocpi_time
 from engine.logs import security_counts
 from engine.protocol.subscriptions import InboundState, OutboundState
 from engine.registration.directory import Directory
 from engine.replication.accept import Accepting
 from engine.replication.consuming import Consuming
+from engine.replication.restored import Mended
 from engine.replication.workers import Debt, Workers
-from engine.store import exceptions, objects, subscriptions
+from engine.store import exceptions, marks, objects, processes, subscriptions
 from engine.store.database import Database
+from engine.store.membership import Membership
+from engine.store.processes import Process
 from engine.store.subscriptions import InboundSubscription, OutboundSubscription
 
 STUCK_SHOWN_MAX: Final = 100  # objects of one subscription; the rest is counted
+RESTORED_SHOWN_S: Final = 7 * 86_400.0  # an older database is told of until everybody was back from a weekend
+JUMP_SHOWN_S: Final = 3600.0  # a clock that was set is told of for an hour; the log keeps it
 WARNINGS_SHOWN_MAX: Final = 50  # kinds of warnings of one platform, the most frequent first
 
 
@@ -33,14 +41,18 @@ class StateReport:
         workers: Workers,
         consuming: Consuming,
         accepting: Accepting,
+        broker: Broker,
+        membership: Membership,
         clock: Clock,
     ) -> None:
         """Read from these."""
+        self._membership = membership
         self._database = database
         self._directory = directory
         self._workers = workers
         self._consuming = consuming
         self._accepting = accepting
+        self._broker = broker
         self._clock = clock
 
     async def state(self) -> dict[str, Any]:
@@ -53,15 +65,51 @@ class StateReport:
         async with self._database.reading() as tx:
             issued = await objects.count_by_module(tx, received=False)
             received = await objects.count_by_module(tx, received=True)
+            restored = await marks.restored(tx)
+            running = await processes.running(tx)
+            leading = await processes.leaders(tx)
         inbound = [self._inbound(row, stuck) for row in await self._consuming.list()]
         stuck.extend(self._regressions())
+        jump = self._workers.jumps.last
+        if jump is not None and 0 <= now - jump.at < JUMP_SHOWN_S:
+            stuck.append(
+                {
+                    "what": "the clock of this machine: what waited for its backoff is early or late by as much",
+                    "since": _time(jump.at),
+                    "why": f"it was set by {jump.by_s:+.1f} s while the platform ran; keep it by a time service",
+                    "next_attempt_at": None,
+                }
+            )
+        if (trouble := self._broker.trouble) is not None:
+            stuck.append(
+                {
+                    "what": "the queues of subscriptions; meanwhile the log is read instead",
+                    "since": _time(trouble.since),
+                    "why": trouble.why,
+                    "next_attempt_at": _time(trouble.next_attempt_at),
+                }
+            )
         return {
             "time": ocpi_time(now),
+            "processes": [self._process(process, leading) for process in running],
             "platforms": [self._platform(platform, now) for platform in self._directory.platforms()],
             "subscriptions_here": outbound,
             "subscriptions_of_ours": inbound,
             "objects": {"issued": _counts(issued), "received": _counts(received)},
             "stuck": stuck,
+            "restored": _restored(restored, now),
+        }
+
+    def _process(self, process: Process, leading: Mapping[str, str]) -> dict[str, Any]:
+        answers = process.id == self._membership.process_id
+        return {
+            "id": process.id,
+            "host": process.host,
+            "pid": process.pid,
+            "since": _time(process.started_at),
+            "subscriptions": process.owned,
+            "periodic_work": sorted(kind for kind, leader in leading.items() if leader == process.id),
+            "answers_this": answers,
         }
 
     def _platform(self, platform: Any, now: float) -> dict[str, Any]:
@@ -101,6 +149,7 @@ class StateReport:
             )
         held = live and row.hold_until > now
         return _agreed(row) | {
+            "process": row.owner,
             "queue_size": debt.queue_size,
             "oldest_waiting_since": _time(debt.oldest_since),
             "delay_s": None if debt.oldest_since is None else round(max(0.0, now - debt.oldest_since), 3),
@@ -187,6 +236,14 @@ def _agreed(row: OutboundSubscription | InboundSubscription) -> dict[str, Any]:
 
 def _time(moment: float | None) -> str | None:
     return None if moment is None else ocpi_time(moment)
+
+
+def _restored(what: dict[str, Any] | None, now: float) -> dict[str, Any] | None:
+    """Show for a while that this is an older database, and what was done about it."""
+    if what is None or now - what["at"] > RESTORED_SHOWN_S:
+        return None
+    told = ("how", *(field.name for field in fields(Mended)))
+    return {"at": _time(what["at"])} | {name: what[name] for name in told}
 
 
 def _counts(counted: dict[tuple[str, str], int]) -> list[dict[str, Any]]:

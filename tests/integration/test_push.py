@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,8 +18,10 @@ from engine.replication.workers import Workers
 from engine.settings import Replication
 from engine.store import exceptions, objects, subscriptions
 from engine.store.database import Database
+from engine.store.membership import Membership
 from engine.store.migrating import migrate
-from engine.store.objects import ISSUED_HERE, Change
+from engine.store.objects import ISSUED_HERE, Change, View
+from engine.store.signals import Signals
 from engine.store.tables import platforms
 from tests.support.receiver import Observer
 
@@ -91,14 +93,20 @@ class Producer:
         await self.database.start()
         self.broker = EmbeddedBroker()
         await self.broker.start()
-        self.announcer = Announcer(self.database, self.broker, Changes(), heartbeat_s=SETTINGS.heartbeat_s)
+        self.membership = Membership(self.database, self.clock, lease_s=SETTINGS.lease_s)
+        await self.membership.start()
+        signals = Signals(self.database, self.membership)
+        self.announcer = Announcer(
+            self.database, self.broker, Changes(), self.membership, signals, heartbeat_s=SETTINGS.heartbeat_s
+        )
         await self.announcer.start()
         self.workers = Workers(
-            self.database,
-            self.broker,
-            self.receiver,  # type: ignore[arg-type]
-            self.clock,
-            SETTINGS,
+            database=self.database,
+            broker=self.broker,
+            requests=self.receiver,  # type: ignore[arg-type]
+            membership=self.membership,
+            clock=self.clock,
+            settings=SETTINGS,
             parallelism_max=64,
         )
         await self.workers.start()
@@ -108,12 +116,19 @@ class Producer:
         await self.workers.stop()
         await self.announcer.stop()
         await self.broker.stop()
+        await self.membership.stop()
         await self.database.stop()
 
-    async def publish(self, *ids: str, version: int, payload: bytes = b"{}") -> None:
-        """Store a version of each object."""
+    async def publish(self, *ids: str, version: int, payload: bytes = b"{}", over: Collection[str] = ()) -> None:
+        """Store a version of each object; those that are ``over`` are so since 1970."""
         async with self.database.transaction() as tx:
-            changes = [Change(ISSUED_HERE, "locations", ISSUER, object_key(i), i, version, 0, payload) for i in ids]
+            changes = [
+                Change(
+                    ISSUED_HERE, "locations", ISSUER, object_key(i), i, version, 0, payload,
+                    concluded_at=1.0 if i in over else None,
+                )
+                for i in ids
+            ]  # fmt: skip
             await objects.store(tx, changes, received=False, now=self.clock.now())
 
     async def subscribe(self, parallelism_limit: int, retry_interval_s: float) -> int:
@@ -125,7 +140,8 @@ class Producer:
             )
             subscription_id = await subscriptions.add_outbound(
                 tx, platform_id=1, subscriber="NLEMS", producer=ISSUER, module="locations", module_alias="locations",
-                state="live", life=1, epoch=1, retry_interval_s=retry_interval_s, parallelism_limit=parallelism_limit,
+                state="live", life=1, epoch=1, owner=self.membership.process_id, retry_interval_s=retry_interval_s,
+                parallelism_limit=parallelism_limit,
                 queue_size_max=1000, watermark=0, caught_up=False, began_at=now, attempted_to=0, hold_until=0.0,
                 catch_up_to=await objects.last_number(tx, "locations"),
             )  # fmt: skip
@@ -177,7 +193,7 @@ async def test_faults_never_break_order_parallelism_or_backoff(
         async with asyncio.timeout(60):
             await made.drained(subscription_id)
         async with made.database.reading() as tx:
-            stored = await objects.walk(tx, "locations", producer=ISSUER, subscriber="NLEMS", after=0, limit=100)
+            stored = await objects.walk(tx, "locations", View(ISSUER, "NLEMS"), after=0, limit=100)
 
     assert observer.violations == []
     assert {(o.issuer, o.key): o.version for o in stored} == observer.copies
@@ -201,7 +217,7 @@ async def test_restarts_forget_nothing(tmp_path: Path, seed: int) -> None:
         async with asyncio.timeout(60):
             await made.drained(subscription_id)
         async with made.database.reading() as tx:
-            stored = await objects.walk(tx, "locations", producer=ISSUER, subscriber="NLEMS", after=0, limit=100)
+            stored = await objects.walk(tx, "locations", View(ISSUER, "NLEMS"), after=0, limit=100)
 
     assert observer.violations == []
     assert {(o.issuer, o.key): o.version for o in stored} == observer.copies
