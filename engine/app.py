@@ -2,23 +2,28 @@
 
 ::
 
-    lock ▸ database ▸ directory ▸ peers ▸ registration ▸ announcer ▸ workers ▸ producing ▸ consuming ▸ accepting
-         ▸ publishing ▸ site (partners) ▸ local API (back office, operators)
+    lock ▸ database ▸ marking ▸ directory ▸ membership ▸ broker ▸ peers ▸ announcer ▸ registration ▸ workers
+         ▸ producing ▸ consuming ▸ accepting ▸ publishing ▸ signals (other processes) ▸ site (partners)
+         ▸ local API (back office, operators)
 
 Nothing is served before everything behind it runs; nothing is pushed any more once the listener has gone.
 """
 
 import asyncio
 import contextlib
-import fcntl
 import logging
-import os
 import signal
-from collections.abc import Callable, Iterator
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
+from brokers.base import Broker
 from brokers.embedded import EmbeddedBroker
+from certs.files import read_chain
+from certs.forwarded import ForwardedCertificates
 from certs.tls import server_context
 from engine import logs
 from engine.clock import Clock, SystemClock
@@ -28,48 +33,77 @@ from engine.peers.objects import ObjectRequests
 from engine.peers.subscriptions import SubscriptionRequests
 from engine.registration.connections import Connections
 from engine.registration.directory import Directory
+from engine.registration.folder import hold
 from engine.registration.parties import Parties
 from engine.registration.tokens import Tokens
 from engine.replication.accept import Accepting
 from engine.replication.changes import Changes
 from engine.replication.consuming import Consuming
 from engine.replication.enqueue import Announcer
+from engine.replication.marking import DatabaseReplaced, Marking
 from engine.replication.producing import Producing
 from engine.replication.publishing import Publishing
 from engine.replication.state import StateReport
 from engine.replication.workers import Workers
 from engine.server.addressing import PartyRequests
 from engine.server.objects import ObjectHandlers
-from engine.server.operator.listener import OperatorListener
+from engine.server.operator.listener import OperatorListener, shown
 from engine.server.operator.services import Services
+from engine.server.proxy import Proxy
 from engine.server.registration import platform_routes
 from engine.server.site import Site
 from engine.server.subscriptions import SubscriptionHandlers, register_operations
-from engine.settings import PlatformFolder, Settings
-from engine.store.database import Database, Tx
+from engine.settings import BadSettings, PlatformFolder, Settings
+from engine.store.database import Database, Kind, Tx
+from engine.store.membership import Membership
 from engine.store.migrating import migrate
+from engine.store.signals import Signals
 
 _log = logging.getLogger(__name__)
 
 AUTHORITY_CERTIFICATE: Final = "authority.pem"
 
 
-class AlreadyRunning(Exception):
-    """Another process serves this folder."""
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """Where a platform listens, for several processes that share it."""
+
+    partners: Sequence[socket.socket]
+    operators: socket.socket
+
+    @property
+    def port(self) -> int:
+        """The port for partners."""
+        return int(self.partners[0].getsockname()[1])
+
+    @property
+    def api(self) -> str:
+        """The local API's address."""
+        return shown(self.operators)
 
 
 class Engine:
-    """One platform in one process."""
+    """One platform in one process, which may be one of several."""
 
-    def __init__(self, folder: PlatformFolder, settings: Settings, *, clock: Clock | None = None) -> None:
-        """Build everything; nothing is opened before ``start``."""
+    def __init__(
+        self,
+        folder: PlatformFolder,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        sockets: Sockets | None = None,
+    ) -> None:
+        """Build everything; nothing is opened before ``start``. Without ``sockets`` it opens its own."""
         self.folder = folder
         self.settings = settings
         self.clock = clock or SystemClock()
         self.database = Database(folder.database_url(settings))
+        self.marking = Marking(self.database, folder, settings, self.clock)
+        self.membership = Membership(self.database, self.clock, lease_s=settings.replication.lease_s)
+        self.signals = Signals(self.database, self.membership)
         self.directory = Directory(self.database, self.clock)
         self.peers = Peers(settings.peers)
-        self.broker = EmbeddedBroker()
+        self.broker = _broker(settings, folder)
         self.changes = Changes()
         self.connections = Connections(
             database=self.database,
@@ -78,24 +112,33 @@ class Engine:
             folder=folder,
             settings=settings,
             clock=self.clock,
+            membership=self.membership,
         )
         self._build_replication()
-        self.site = self._build_site()
-        self.operator = OperatorListener(self._services())
-        self._lock: IO[str] | None = None
+        self.site = self._build_site(() if sockets is None else sockets.partners)
+        self.operator = OperatorListener(self._services(), listening=None if sockets is None else sockets.operators)
+        self._held = contextlib.ExitStack()
         self._running: list[Service] = []
         self._ready = False
 
     def _build_replication(self) -> None:
         settings, clock, database = self.settings, self.clock, self.database
         requests = SubscriptionRequests(self.peers)
-        self.announcer = Announcer(database, self.broker, self.changes, heartbeat_s=settings.replication.heartbeat_s)
-        self.workers = Workers(
+        self.announcer = Announcer(
             database,
             self.broker,
-            ObjectRequests(self.peers),
-            clock,
-            settings.replication,
+            self.changes,
+            self.membership,
+            self.signals,
+            heartbeat_s=settings.replication.heartbeat_s,
+        )
+        self.workers = Workers(
+            database=database,
+            broker=self.broker,
+            requests=ObjectRequests(self.peers, may_send=lambda: self.membership.holds),
+            membership=self.membership,
+            clock=clock,
+            settings=settings.replication,
             parallelism_max=settings.subscriptions.parallelism_max,
         )
         self.producing = Producing(
@@ -105,6 +148,7 @@ class Engine:
             clock=clock,
             limits=settings.subscriptions,
             settings=settings.replication,
+            membership=self.membership,
         )
         self.consuming = Consuming(
             database,
@@ -112,27 +156,37 @@ class Engine:
             requests,
             clock,
             settings.subscriptions,
+            membership=self.membership,
             parties_of=self.connections.look_again,
         )
         self.accepting = Accepting(
             database, self.directory, self.consuming, clock, batch_max=settings.replication.accept_batch_max
         )
         self.publishing = Publishing(database, self.directory, clock)
+        self.signals.subscribe(Kind.DIRECTORY, self.connections.changed_elsewhere)
+        self.signals.subscribe(Kind.INBOUND, self.consuming.changed_elsewhere)
+        self.signals.subscribe(Kind.OUTBOUND, self.producing.changed_elsewhere)
         self.connections.hooks.on_ended.append(self._platform_ended)
         self.connections.partner_parties.on_changed.append(self.consuming.parties_changed)
 
-    def _build_site(self) -> Site:
+    def _build_site(self, listening: Sequence[socket.socket]) -> Site:
         settings, listener = self.settings, self.settings.listener
         party = PartyRequests(self.directory, self.connections.look_again)
         subscriptions = SubscriptionHandlers(
             self.directory, self.producing, self.consuming, self.clock, settings.subscriptions
         )
         register_operations(party, subscriptions, ObjectHandlers(self.accepting, self.clock))
-        context = server_context(
-            chain_file=self.folder.path(listener.certificate),
-            key_file=self.folder.path(listener.key),
-            client_ca_file=self.folder.authority / AUTHORITY_CERTIFICATE,
-        )
+        authority_file = self.folder.authority / AUTHORITY_CERTIFICATE
+        proxy = None
+        if listener.client_certificate_header:
+            proxy = Proxy(listener, ForwardedCertificates(read_chain(authority_file)))
+        context = None
+        if proxy is None or listener.proxy_tls:
+            context = server_context(
+                chain_file=self.folder.path(listener.certificate),
+                key_file=self.folder.path(listener.key),
+                client_ca_file=authority_file if proxy is None else None,
+            )
         return Site(
             listener,
             prefix=settings.serving_path,
@@ -143,6 +197,8 @@ class Engine:
             ),
             party=party,
             clock=self.clock,
+            proxy=proxy,
+            listening=listening,
         )
 
     def _services(self) -> Services:
@@ -152,6 +208,8 @@ class Engine:
             workers=self.workers,
             consuming=self.consuming,
             accepting=self.accepting,
+            broker=self.broker,
+            membership=self.membership,
             clock=self.clock,
         )
         return Services(
@@ -187,14 +245,17 @@ class Engine:
     async def start(self) -> None:
         """Return when partners and the local API are served.
 
-        Raises ``AlreadyRunning``, ``StoreUnavailable``, ``ForeignSchema``, ``OSError`` for ports in use.
+        Raises ``InUse``, ``StoreUnavailable``, ``ForeignSchema``, ``BrokerError``, and ``OSError`` for ports
+        in use.
         """
-        self._lock = self._take_lock()
-        await migrate(self.folder.database_url(self.settings))
         try:
+            self._held.enter_context(hold(self.folder, alone=self.database.sqlite))
+            await migrate(self.folder.database_url(self.settings))
             await self._begin(self.database)
+            await self._begin(self.marking)
             await self.directory.reload()
             for part in (
+                self.membership,
                 self.broker,
                 self.peers,
                 self.announcer,
@@ -204,6 +265,7 @@ class Engine:
                 self.consuming,
                 self.accepting,
                 self.publishing,
+                self.signals,
                 self.site,
                 self.operator,
             ):
@@ -226,25 +288,40 @@ class Engine:
             except Exception:  # noqa: BLE001 - the other parts are stopped all the same
                 _log.exception("a part did not stop in order", extra={"action": "stop_failed"})
         self._running.clear()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._held.close()
 
-    def _take_lock(self) -> IO[str]:
-        """Keep a second process out: SQLite has one writer, and subscriptions one owner."""
-        self.folder.run.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (self.folder.run / "lock").open("a+")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            lock.close()
-            raise AlreadyRunning(f"{self.folder.root} is already served by process {holder}") from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        return lock
+
+def _broker(settings: Settings, folder: PlatformFolder) -> Broker:
+    """Build the broker that the settings name.
+
+    Raises ``BadSettings`` for what can be seen to be wrong without asking it.
+    """
+    wanted = settings.broker
+    if not wanted.url:
+        return EmbeddedBroker(queue_length_max=wanted.queue_length_max)
+    # Loaded by those who use it: it takes 8 MB and as long as opening the database.
+    from brokers.rabbitmq import QueueType, RabbitMqBroker, RabbitMqOptions  # noqa: PLC0415
+
+    try:
+        password = folder.secret(wanted.password_file, "[broker]")
+        tls = None
+        if wanted.url.startswith("amqps:"):
+            tls = ssl.create_default_context(cafile=folder.path(wanted.ca_file) if wanted.ca_file else None)
+            if wanted.certificate:
+                tls.load_cert_chain(folder.path(wanted.certificate), folder.path(wanted.key) if wanted.key else None)
+        options = RabbitMqOptions(
+            url=wanted.url,
+            password=password,
+            tls=tls,
+            queue_type=QueueType(wanted.queue_type),
+            prefix=wanted.name_prefix or f"ocpi.{settings.platform.identity}",
+            queue_length_max=wanted.queue_length_max,
+            prefetch=wanted.prefetch,
+            call_timeout_s=wanted.timeout_s,
+        )
+        return RabbitMqBroker(options)
+    except (OSError, ValueError) as error:
+        raise BadSettings(f"[broker] cannot be used: {error}") from error
 
 
 @contextlib.contextmanager
@@ -260,23 +337,45 @@ def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-async def serve(folder: PlatformFolder, settings: Settings, *, on_ready: Callable[[Engine], None]) -> None:
-    """Serve a platform until SIGINT or SIGTERM."""
-    stopped = asyncio.Event()
-    engine = Engine(folder, settings)
+async def serve(
+    folder: PlatformFolder,
+    settings: Settings,
+    *,
+    on_ready: Callable[[Engine], None],
+    sockets: Sockets | None = None,
+    until: int | None = None,
+) -> None:
+    """Serve a platform until SIGINT or SIGTERM, or until the other end of the pipe ``until`` is closed.
+
+    Raises ``DatabaseReplaced``: the next start mends what it finds.
+    """
+    stopped, replaced = asyncio.Event(), asyncio.Event()
+    engine = Engine(folder, settings, sockets=sockets)
+
+    def on_replaced() -> None:
+        replaced.set()
+        stopped.set()
+
+    engine.marking.on_replaced = on_replaced
+    if until is not None:
+        asyncio.get_running_loop().add_reader(until, stopped.set)
     with _on_signals(stopped.set):
         await engine.start()
         try:
             on_ready(engine)
             await stopped.wait()
         finally:
+            if until is not None:
+                asyncio.get_running_loop().remove_reader(until)
             await engine.stop()
+    if replaced.is_set():
+        raise DatabaseReplaced
 
 
 def run(root: Path, *, on_ready: Callable[[Engine], None]) -> None:
     """Read the settings of a platform's folder and serve until told to stop.
 
-    Raises ``BadSettings``, and what ``Engine.start`` raises.
+    Raises ``BadSettings``, ``DatabaseReplaced``, and what ``Engine.start`` raises.
     """
     folder = PlatformFolder(root)
     settings = folder.settings()

@@ -67,6 +67,8 @@ def set_up(level: str, form: Literal["text", "json"], stream: TextIO | None = No
     # Libraries tell of every connection; what matters of that is said here in our own words.
     for name in ("aiohttp", "aiosqlite", "asyncio", "alembic", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("aio_pika", "aiormq"):  # a RabbitMQ that restarts is a page of their tracebacks
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """What can be wrong with something that the back office or an operator asks of the engine."""
 
+from collections.abc import Sequence
 from typing import Final
+
+from engine.protocol.modules import Problem
 
 WORDS_MAX: Final = 500  # characters of a partner's words that are kept and shown
 
@@ -11,6 +14,14 @@ class Refused(Exception):
 
 class NotFoundHere(Refused):
     """There is no such thing on this platform."""
+
+
+class NotAccepted(Refused):
+    """An object is not as its module has it; ``problems`` say where."""
+
+    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 class PeerSaidNo(Refused):

@@ -7,25 +7,84 @@ A variable ``OCPI_ENGINE_<SECTION>__<NAME>`` overrides the file, for instance
 import os
 import tomllib
 from collections.abc import Mapping
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import quote, unquote, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from engine.protocol.registration import check_base_url
 
 ENVIRONMENT_PREFIX = "OCPI_ENGINE_"
 SETTINGS_FILE = "engine.toml"
 
+PLAIN_HTTP_NETWORKS: Final = tuple(
+    map(
+        ip_network,
+        (
+            *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10"),
+            *("::1/128", "fc00::/7", "fe80::/10"),
+        ),
+    )
+)
+"""Where a proxy may be that talks to us without TLS: here, and in networks that the internet does not route."""
+
 
 class BadSettings(Exception):
     """The settings cannot be used; the message lists every problem."""
 
 
+def _check_store_url(url: str) -> str:
+    if url and urlsplit(url).scheme.partition("+")[0] not in {"postgresql", "sqlite"}:
+        raise ValueError("write postgresql://USER@HOST:5432/DATABASE, or leave it out for SQLite in the folder")
+    return url
+
+
+def _check_broker_url(url: str) -> str:
+    parts = urlsplit(url)
+    if url and (parts.scheme not in {"amqp", "amqps"} or not parts.hostname):
+        raise ValueError("write amqp://USER@HOST:5672/VHOST, or leave it out for queues in memory")
+    return url
+
+
+def _split(given: object) -> object:
+    """Take what the environment has as one text for a list of words."""
+    return given.replace(",", " ").split() if isinstance(given, str) else given
+
+
+def _check_header_name(name: str) -> str:
+    if name and not (name.isascii() and name.replace("-", "").isalnum()):
+        # Underscores are legal in HTTP, and dropped or turned into hyphens on the way by half of its proxies.
+        raise ValueError("write a header's name of letters, digits and hyphens, for instance Client-Cert")
+    return name
+
+
+def _check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
+    for text in networks:
+        try:
+            everybody = ip_network(text).prefixlen == 0
+        except ValueError as error:
+            raise ValueError(f"{error}: write an address or a network, for instance 10.0.0.5 or 10.0.0.0/24") from None
+        if everybody:
+            raise ValueError(f"{text} is everybody, and whoever is named here may call himself any partner")
+    return networks
+
+
+def with_password(url: str, password: str) -> str:
+    """Put a password into a URL that has none."""
+    parts = urlsplit(url)
+    user = unquote(parts.username or "")
+    place = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{quote(user, safe='')}:{quote(password, safe='')}@{place}").geturl()
+
+
 BaseUrl = Annotated[str, AfterValidator(check_base_url)]
 Count = Annotated[int, Field(gt=0)]
+StoreUrl = Annotated[str, AfterValidator(_check_store_url)]
+BrokerUrl = Annotated[str, AfterValidator(_check_broker_url)]
+HeaderName = Annotated[str, AfterValidator(_check_header_name)]
+Networks = Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_check_networks)]
 Duration = Annotated[float, Field(gt=0)]  # in the unit that the setting's name ends with
 
 
@@ -60,6 +119,40 @@ class Listener(Section):
     requests_per_platform_max: Count = Field(
         default=256, description="in progress at once from one platform; sixteen subscriptions at parallelism 16"
     )
+    client_certificate_header: HeaderName = Field(
+        default="",
+        description="empty: off; Client-Cert: a proxy ends TLS and hands on client certificates in this header",
+    )
+    proxy_addresses: Networks = Field(
+        default=(), description="of that proxy, addresses or networks: nobody else is answered, or believed"
+    )
+    proxy_tls: bool = Field(
+        default=False, description="that proxy speaks TLS to us, too; false: plain HTTP, and it must be near"
+    )
+
+    @property
+    def proxy_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Where requests come from that were taken in by a proxy."""
+        return tuple(map(ip_network, self.proxy_addresses))
+
+    @model_validator(mode="after")
+    def _check_proxy(self) -> Self:
+        if not self.client_certificate_header:
+            if self.proxy_addresses or self.proxy_tls:
+                raise ValueError("proxy_addresses and proxy_tls need client_certificate_header: name that header, too")
+            return self
+        if not self.proxy_addresses:
+            raise ValueError(
+                "client_certificate_header needs proxy_addresses: whoever may send that header may call himself any "
+                "partner, so write where the proxy is"
+            )
+        far = [network for network in self.proxy_networks if not self.proxy_tls and not _is_near(network)]
+        if far:
+            raise ValueError(
+                f"proxy_addresses: {far[0]} is not a private network, and plain HTTP would cross it: "
+                "let the proxy speak TLS to us, and set proxy_tls"
+            )
+        return self
 
 
 class Peers(Section):
@@ -111,6 +204,10 @@ class Subscriptions(Section):
         default=1_000_000,
         description="objects owed before a subscription is cancelled (B24); they cost a log entry each",
     )
+    snapshot_days: Duration = Field(
+        default=90.0,
+        description="a snapshot leaves out what was over longer ago (D20): a quarter, in which bills are settled",
+    )
     retry_interval_max_s: Duration = Field(
         default=86_400.0, description="longer ones are refused, so that dates stay finite"
     )
@@ -161,7 +258,37 @@ class Replication(Section):
 class Store(Section):
     """The database."""
 
-    url: str = Field(default="", description="empty: SQLite in the platform's folder")
+    url: StoreUrl = Field(
+        default="", description="empty: SQLite in the platform's folder; PostgreSQL: postgresql://USER@HOST:5432/NAME"
+    )
+    password_file: str = Field(default="", description="holds the password, so that no settings file has to")
+    mark_s: Duration = Field(
+        default=10.0,
+        description="the database is marked anew this often; one that is older by less is not noticed by itself",
+    )
+
+
+class Broker(Section):
+    """The queues of subscriptions: in this process's memory, or in RabbitMQ."""
+
+    url: BrokerUrl = Field(
+        default="", description="empty: in memory; RabbitMQ: amqp://USER@HOST:5672/VHOST, or amqps:// and port 5671"
+    )
+    password_file: str = Field(default="", description="holds the password, so that no settings file has to")
+    ca_file: str = Field(default="", description="amqps: whom to trust; empty: the system's authorities")
+    certificate: str = Field(default="", description="amqps: our client certificate, if it wants one")
+    key: str = Field(default="", description="its private key")
+    queue_type: Literal["classic", "quorum"] = Field(
+        default="classic", description="quorum: replicated in a cluster, and dearer; nothing is lost either way"
+    )
+    name_prefix: str = Field(default="", description="of exchanges and queues; empty: ocpi, a dot and our identity")
+    queue_length_max: Count = Field(
+        default=1000, description="commits that wait for one subscription; further behind, reading the log is cheaper"
+    )
+    prefetch: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=64, description="commits that RabbitMQ hands over ahead, for each subscription"
+    )
+    timeout_s: Duration = Field(default=10.0, description="a declaration or confirm that takes longer has failed")
 
 
 class Api(Section):
@@ -206,6 +333,7 @@ class Settings(Section):
     subscriptions: Subscriptions = Subscriptions()
     replication: Replication = Replication()
     store: Store = Store()
+    broker: Broker = Broker()
     api: Api = Api()
     certificates: Certificates = Certificates()
     logs: Logs = Logs()
@@ -248,13 +376,37 @@ class PlatformFolder:
         """Socket, token and lock of a running platform."""
         return self.root / "run"
 
+    @property
+    def mark_file(self) -> Path:
+        """The marks by which we know our database; one that has another is an older one."""
+        return self.root / "database-marks.json"
+
     def path(self, text: str) -> Path:
         """Resolve a path of the settings, relative to the folder."""
         return self.root / text
 
     def database_url(self, settings: Settings) -> str:
-        """Name the database: the one that is set, or SQLite in this folder."""
-        return settings.store.url or f"sqlite+aiosqlite:///{self.root / 'engine.sqlite'}"
+        """Name the database: the one that is set, or SQLite in this folder.
+
+        Raises ``BadSettings`` for a password file that cannot be read.
+        """
+        store = settings.store
+        if not store.url:
+            return f"sqlite+aiosqlite:///{self.root / 'engine.sqlite'}"
+        password = self.secret(store.password_file, "[store]")
+        return store.url if password is None else with_password(store.url, password)
+
+    def secret(self, file: str, section: str) -> str | None:
+        """Read a secret that stands in a file by itself; None if no file is named.
+
+        Raises ``BadSettings``, naming the section that names the file.
+        """
+        if not file:
+            return None
+        try:
+            return self.path(file).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadSettings(f"{section} password_file cannot be read: {error}") from error
 
     def settings(self, environment: Mapping[str, str] = os.environ) -> Settings:
         """Read the settings.
@@ -293,6 +445,11 @@ def _in_words(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         return f"  {name}: there is no such setting; deploy/engine.toml lists them all"
     return f"  {name}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _is_near(network: IPv4Network | IPv6Network) -> bool:
+    first, last = network[0], network[-1]
+    return any(first in near and last in near for near in PLAIN_HTTP_NETWORKS)
 
 
 def is_private(address: str) -> bool:

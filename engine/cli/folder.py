@@ -9,6 +9,7 @@ from engine.cli.failure import Failure
 from engine.cli.options import Folder, Json, Panel
 
 DEFAULT_LISTEN = "127.0.0.1:8443"
+PROCESSES_MAX = 64  # of one machine; each keeps up to six connections to PostgreSQL, which takes 100 by default
 
 
 def register(app: typer.Typer) -> None:
@@ -47,6 +48,12 @@ def init(
     api: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="The local API: unix:PATH or 127.0.0.1:PORT.")
     ] = None,
+    database: Annotated[
+        str | None, typer.Option(metavar="URL", help="postgresql://USER@HOST:5432/NAME; SQLite in DIR if left out.")
+    ] = None,
+    broker: Annotated[
+        str | None, typer.Option(metavar="URL", help="amqp://USER@HOST:5672/VHOST of RabbitMQ; none if left out.")
+    ] = None,
     allow_private_addresses: Annotated[
         bool, typer.Option("--allow-private-addresses", help="Partners on this machine or network, for trials.")
     ] = False,
@@ -57,6 +64,8 @@ def init(
     from engine.refusals import Refused
     from engine.registration.folder import init_folder
     from engine.settings import BadSettings, PlatformFolder
+    from engine.store.database import StoreUnavailable
+    from engine.store.migrating import ForeignSchema
 
     host, port = _host_and_port(listen)
     if (server_certificate is None) != (server_key is None):
@@ -74,10 +83,16 @@ def init(
             server_certificate=server_certificate,
             server_key=server_key,
             api_listen=api,
+            database_url=database,
+            broker_url=broker,
             allow_private=allow_private_addresses,
         )
-    except (Refused, BadSettings) as error:
+    except (Refused, BadSettings, ForeignSchema) as error:
         raise Failure(str(error), "nothing was made") from error
+    except StoreUnavailable as error:
+        raise Failure(
+            f"the database says: {error}", "nothing was made; is it there, and may we make tables?"
+        ) from error
     server_ca = None if made.server_ca is None else str(made.server_ca)
     if as_json:
         output.show(
@@ -92,40 +107,78 @@ def init(
     output.hint(f"start it: ocpi-engine serve {folder}")
 
 
-def serve(folder: Folder, as_json: Json = False) -> None:
+def serve(
+    folder: Folder,
+    processes: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, max=PROCESSES_MAX, help="So many processes at once; needs PostgreSQL."),
+    ] = 1,
+    as_json: Json = False,
+) -> None:
     """Run the platform in the foreground, until Ctrl-C or SIGTERM."""
-    from certs.errors import CertificateError
-    from engine.app import AlreadyRunning, Engine, run
+    from engine import app, supervisor
     from engine.cli import output
+    from engine.settings import Settings
+
+    def show_ready(settings: Settings, port: int, api: str) -> None:
+        platform = settings.platform
+        where = f"{settings.listener.host}:{port}"
+        if as_json:
+            output.show({"ready": True, "base_url": platform.base_url, "listen": where, "api": api})
+            return
+        with_processes = "" if processes == 1 else f", with {processes} processes"
+        output.done(f"{platform.identity} serves partners at {platform.base_url}, listening at {where}{with_processes}")
+        output.hint(f"the local API is at {api}; Ctrl-C stops")
+
+    try:
+        if processes == 1:
+            app.run(
+                folder, on_ready=lambda engine: show_ready(engine.settings, engine.site.port, engine.operator.address)
+            )
+        else:
+            supervisor.run(
+                folder,
+                processes,
+                on_ready=lambda settings, sockets: show_ready(settings, sockets.port, sockets.api),
+                explain=lambda error: output.failed(_in_words(folder, error)),
+            )
+    except Exception as error:
+        raise _in_words(folder, error) from error
+    output.done("stopped")
+
+
+def _in_words(folder: Path, error: Exception) -> Failure:
+    """Say why a platform is not served. Raises what nobody thought of."""
+    from brokers.base import BrokerError
+    from certs.errors import CertificateError
+    from engine.registration.folder import InUse
+    from engine.replication.marking import DatabaseReplaced
     from engine.server.operator.access import UnsafeTokenFile
     from engine.server.operator.listener import BadListenAddress
     from engine.settings import BadSettings
     from engine.store.database import StoreUnavailable
     from engine.store.migrating import ForeignSchema
+    from engine.supervisor import NotStarted
 
-    def on_ready(engine: Engine) -> None:
-        platform, listener = engine.settings.platform, engine.settings.listener
-        where = f"{listener.host}:{engine.site.port}"
-        if as_json:
-            output.show({"ready": True, "base_url": platform.base_url, "listen": where, "api": engine.operator.address})
-            return
-        output.done(f"{platform.identity} serves partners at {platform.base_url}, listening at {where}")
-        output.hint(f"the local API is at {engine.operator.address}; Ctrl-C stops")
-
-    try:
-        run(folder, on_ready=on_ready)
-    except AlreadyRunning as error:
-        raise Failure(str(error), f"look at it: ocpi-engine state {folder}") from error
-    except BadSettings as error:
-        raise Failure(str(error)) from error
-    except (BadListenAddress, UnsafeTokenFile, CertificateError, ForeignSchema) as error:
-        raise Failure(f"not started: {error}") from error
-    except StoreUnavailable as error:
-        raise Failure(f"not started: the database says {error}", "make room, or the folder writable") from error
-    except OSError as error:
-        hint = f"is the port in use, or the folder not ours? See {folder / 'engine.toml'}"
-        raise Failure(f"not started: {error.strerror or error}", hint) from error
-    output.done("stopped")
+    match error:
+        case InUse():
+            return Failure(str(error), f"look at it: ocpi-engine state {folder}")
+        case BadSettings():
+            return Failure(str(error))
+        case DatabaseReplaced():
+            return Failure(f"stopped: {error}", f"start it again, which mends that: ocpi-engine serve {folder}")
+        case (
+            BadListenAddress() | UnsafeTokenFile() | CertificateError() | ForeignSchema() | BrokerError() | NotStarted()
+        ):
+            return Failure(f"not started: {error}")
+        case StoreUnavailable():
+            hint = "make room, the folder writable, or the server reachable with this user and password"
+            return Failure(f"not started: the database says {error}", hint)
+        case OSError():
+            hint = f"is the port in use, or the folder not ours? See {folder / 'engine.toml'}"
+            return Failure(f"not started: {error.strerror or error}", hint)
+        case _:
+            raise error
 
 
 def _host_and_port(text: str) -> tuple[str, int]:

@@ -8,9 +8,13 @@ from engine.cli import (
     certificates,
     demo,
     folder,
+    move,
     objects,
     parties,
     platforms,
+    replace,
+    restored,
+    schema,
     state,
     subscriptions,
     tokens,
@@ -29,7 +33,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (folder, certificates, platforms, parties, subscriptions, objects, validate, state, tokens, demo):
+for group in (
+    folder,
+    certificates,
+    platforms,
+    parties,
+    subscriptions,
+    objects,
+    replace,
+    validate,
+    schema,
+    state,
+    move,
+    restored,
+    tokens,
+    demo,
+):
     group.register(app)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -95,8 +95,8 @@ def publish(
     from engine.cli.api import Api
 
     tally = _Tally()
-    with Api(folder) as api, _opened(file) as (source, size_bytes):
-        issuer = party or _only_party(api)
+    with Api(folder) as api, opened(file) as (source, size_bytes):
+        issuer = party or only_party(api)
         with _progress(size_bytes) as advance:
             for batch in _ReadAhead(source):
                 _publish_batch(api, issuer, module, batch, tally)
@@ -163,7 +163,8 @@ def _sum_up(tally: _Tally, party: str, module: str, folder: Path) -> None:
         output.done(f"{module} of {party}: {stored}", then=f"watch it go out: ocpi-engine state {folder}")
 
 
-def _only_party(api: "Api") -> str:
+def only_party(api: "Api") -> str:
+    """Name the party that is hosted here, if there is only one."""
     parties = [party["party_id"] for party in api.get("/api/v1/parties")]
     if len(parties) != 1:
         raise Failure(
@@ -174,7 +175,7 @@ def _only_party(api: "Api") -> str:
 
 
 @contextmanager
-def _opened(name: str) -> Iterator[tuple[IO[bytes], int | None]]:
+def opened(name: str) -> Iterator[tuple[IO[bytes], int | None]]:
     """Open the input, and say how long it is if that is known."""
     import sys
 
@@ -188,7 +189,16 @@ def _opened(name: str) -> Iterator[tuple[IO[bytes], int | None]]:
         raise Failure(f"cannot read {name}: {error.strerror}", "give a file of NDJSON, or -") from error
 
 
-def _lines(source: IO[bytes]) -> Iterator[_Line]:
+class Lines(Protocol):
+    """What lines are read from."""
+
+    def readline(self, size: int, /) -> bytes:
+        """Read a line, or so much of it."""
+        ...
+
+
+def lines_of(source: Lines) -> Iterator[_Line]:
+    """Read the lines of an input; one that is too long is passed over without being kept."""
     number = 0
     while line := source.readline(LINE_BYTES_MAX):
         number += 1
@@ -198,7 +208,7 @@ def _lines(source: IO[bytes]) -> Iterator[_Line]:
             yield _Line(number, None, len(line) + _pass_over(source))
 
 
-def _pass_over(source: IO[bytes]) -> int:
+def _pass_over(source: Lines) -> int:
     """Read to the end of a line without keeping it."""
     passed = 0
     while part := source.readline(LINE_BYTES_MAX):
@@ -224,7 +234,7 @@ class _ReadAhead:
 
     def _read(self) -> None:
         try:
-            for line in _lines(self._source):
+            for line in lines_of(self._source):
                 with self._changed:
                     self._changed.wait_for(lambda: not self._batch.is_full)
                     self._batch.add(line)
@@ -298,7 +308,7 @@ def objects(
         if follow:
             _follow(api, f"{path}/changes", chosen | {"after": after or None})
         elif object_id is not None:
-            party = issuer or _only_party(api)
+            party = issuer or only_party(api)
             _show_one(api.read(f"{path}/{segment(party)}/{segment(object_id)}"), payload=payload)
         elif payload:
             raise typer.BadParameter("--payload is for one object: give its ID")

@@ -1,9 +1,14 @@
 """Arguments and options that many commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from engine.cli.failure import Failure
+
+if TYPE_CHECKING:
+    from engine.protocol.modules import Module as OcpiModule
 
 
 def _as_json(value: bool) -> bool:
@@ -33,3 +38,16 @@ class Panel:
     OBJECTS = "Objects"
     SUBSCRIPTIONS = "Subscriptions"
     WATCH = "Watch and look after"
+
+
+def module_named(name: str) -> "OcpiModule":
+    """Find what a MODULE argument names.
+
+    Raises:
+        Failure: there is none of that name; it tells those that are.
+    """
+    from engine.protocol.modules import all_modules, module
+
+    if found := module(name):
+        return found
+    raise Failure(f"there is no module {name!r}", f"these are known: {', '.join(each.id for each in all_modules())}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import socket
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Self
+from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 import msgspec
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
@@ -24,12 +26,15 @@ from engine.cli import output
 from engine.cli.api import Api, segment
 from engine.cli.failure import Failure
 
+if TYPE_CHECKING:
+    from engine.cli.places import Place
+
 READY_WITHIN_S: Final = 30.0  # a platform that takes longer has another problem
 STOPPED_WITHIN_S: Final = 20.0  # it waits for answers itself, for 15 s at most
 LOOK_AGAIN_S: Final = 0.05
 LOG_LINES_SHOWN: Final = 15
 MARGIN: Final = 4  # columns before what belongs to a step
-OBJECTS_MAX: Final = 100_000  # more than the demo has
+PAGE: Final = 1_000  # objects fetched in one request
 
 ENGINE: Final = (sys.executable, "-m", "engine")
 
@@ -39,6 +44,11 @@ def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [one.getsockname()[1] for one in sockets]
+
+
+def without_password(text: str) -> str:
+    """Leave the passwords of URLs out."""
+    return re.sub(r"(://[^:/@\s]*):[^/\s]*@", r"\1@", text)
 
 
 class Stage:
@@ -61,12 +71,32 @@ class Stage:
 
     def show_command(self, *words: str) -> None:
         """Show a command that can be repeated by hand, in the demo's folder."""
-        self.tell(Text(f"$ ocpi-engine {shlex.join(words)}", style="cyan"))
+        self.tell(Text(f"$ ocpi-engine {without_password(shlex.join(words))}", style="cyan"))
 
-    def command(self, *words: str) -> str:
+    def command(self, *words: str) -> None:
         """Show a command, run it, and show what it says."""
         self.show_command(*words)
-        done = subprocess.run(  # noqa: S603 - our own command line
+        self._show_answer(self._run(words), words)
+
+    def refused(self, *words: str) -> None:
+        """Do the same with a command that is refused."""
+        self.show_command(*words)
+        done = self._run(words)
+        self._show_words(done.stdout)
+        if done.returncode != 1:
+            raise Failure(f"`ocpi-engine {shlex.join(words)}` was to be refused, and ended with {done.returncode}")
+
+    def commands(self, modules: Sequence[str], *words: str) -> None:
+        """Show a command with ``$module`` in it as a loop over modules, and run it for each."""
+        shown = shlex.join(words).replace("'$module'", "$module").replace("'$module.ndjson'", "$module.ndjson")
+        self.tell(Text(f"$ for module in {' '.join(modules)}", style="cyan"))
+        self.tell(Text(f"  do ocpi-engine {shown}; done", style="cyan"))
+        for module in modules:
+            order = [word.replace("$module", module) for word in words]
+            self._show_answer(self._run(order), order)
+
+    def _run(self, words: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(  # noqa: S603 - our own command line
             [*ENGINE, *words],
             cwd=self.folder,
             env=self._environment(),
@@ -75,11 +105,19 @@ class Stage:
             text=True,
             check=False,
         )
-        for line in done.stdout.splitlines():
-            if done.returncode or not line.startswith(output.HINT):  # what comes next is what the demo does next
-                self.tell(output.faint(line.rstrip()))
+
+    def _show_answer(self, done: "subprocess.CompletedProcess[str]", words: Sequence[str]) -> None:
+        self._show_words(done.stdout, hints=done.returncode != 0)  # what comes next is what the demo does next
         _check(done.returncode, words)
-        return done.stdout
+
+    def _show_words(self, text: str, *, hints: bool = False) -> None:
+        for line in text.splitlines():
+            if hints or not line.startswith(output.HINT):
+                self.tell(output.faint(line.rstrip()))
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[output.Cell]], *, right: Sequence[str]) -> None:
+        """Show a table that belongs to the step."""
+        output.console().print(Padding(output.table(columns, rows, right=right), (0, 0, 0, MARGIN), expand=False))
 
     def _environment(self) -> dict[str, str]:
         """Let tables be as wide as there is room for beside our margin."""
@@ -112,7 +150,8 @@ class Stage:
 
 def _check(returncode: int, words: Sequence[str]) -> None:
     if returncode:
-        raise Failure(f"`ocpi-engine {shlex.join(words)}` ended with exit code {returncode}", "its words are above")
+        command = without_password(shlex.join(words))
+        raise Failure(f"`ocpi-engine {command}` ended with exit code {returncode}", "its words are above")
 
 
 class Feed:
@@ -177,6 +216,8 @@ class _Shown(msgspec.Struct):
 
 class _Page(msgspec.Struct):
     objects: list[_Shown]
+    cursor: str
+    more: bool
 
 
 class _Position(msgspec.Struct):
@@ -186,13 +227,14 @@ class _Position(msgspec.Struct):
 class Player:
     """One platform: its folder and, while it runs, its process."""
 
-    def __init__(self, stage: Stage, name: str, identity: str, port: int) -> None:
-        """Name it; nothing runs before ``start``."""
+    def __init__(self, stage: Stage, name: str, identity: str, port: int, place: "Place | None" = None) -> None:
+        """Name it; nothing runs before ``start``. Without a place, data and queues are in its folder and process."""
         self.name = name
         self.identity = identity
         self.listen = f"127.0.0.1:{port}"
         self.base_url = f"https://{self.listen}/ocpi"
         self._stage = stage
+        self._place = place
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
 
@@ -205,6 +247,18 @@ class Player:
     def log(self) -> Path:
         """What it says."""
         return self._stage.folder / f"{self.name}.log"
+
+    @property
+    def made_with(self) -> list[str]:
+        """Further options of ``init``."""
+        place = self._place
+        return [] if place is None else ["--database", place.database_url, "--broker", place.broker_url]
+
+    def take_place(self) -> None:
+        """Use its place, if it has one, with names that are nobody else's."""
+        if self._place is not None:
+            line = self._place.take(self.folder / "engine.toml")
+            self._stage.tell(output.faint(f"{line} goes into [broker] of {self.name}/engine.toml"))
 
     @property
     def server_ca(self) -> str:
@@ -263,14 +317,15 @@ class Player:
 
     def objects(self, kind: str, module: str) -> dict[str, Held]:
         """Fetch every object that it issued or received, payloads as the bytes that they are."""
-        file = self._stage.folder / f"{self.name}-{module}.json"
-        words = ["objects", self.name, module, f"--{kind}", "--limit", str(OBJECTS_MAX), "--json"]
-        self._stage.tell(Text(f"$ ocpi-engine {shlex.join(words)} > {file.name}", style="cyan"))
-        with file.open("wb") as out:
-            done = subprocess.run([*ENGINE, *words], cwd=self._stage.folder, stdout=out, check=False)  # noqa: S603
-        _check(done.returncode, words)
-        page = msgspec.json.decode(file.read_bytes(), type=_Page)
-        return {shown.id: shown.held() for shown in page.objects}
+        found: dict[str, Held] = {}
+        cursor, more = "0", True
+        with self.api() as api:
+            while more:
+                answer = api.read(f"/api/v1/{kind}/{segment(module)}", after=cursor, limit=PAGE)
+                page = msgspec.json.decode(answer, type=_Page)
+                found |= {shown.id: shown.held() for shown in page.objects}
+                cursor, more = page.cursor, page.more
+        return found
 
     def end_of_log(self, kind: str, module: str) -> int:
         """Ask where a change log ends."""

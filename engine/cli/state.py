@@ -72,6 +72,9 @@ def _laid_out(found: dict[str, Any]) -> "Group":
         Text.assemble(("platforms", "bold cyan"), output.faint(f"   at {found['time']}")),
         _platforms(found["platforms"]) if found["platforms"] else output.faint("none yet"),
     ]
+    if len(found["processes"]) > 1:
+        table = output.table(_PROCESSES, [_process(one) for one in found["processes"]], right=["subscriptions"])
+        parts += [Text(), Text("processes", style="bold cyan"), table]
     for heading, key, columns, row in (
         ("subscriptions of partners here", "subscriptions_here", _THEIRS, _theirs),
         ("subscriptions of ours", "subscriptions_of_ours", _OURS, _ours),
@@ -82,8 +85,8 @@ def _laid_out(found: dict[str, Any]) -> "Group":
                 columns, [row(one) for one in live], right=["queue", "in flight", "failing", "queue there"]
             )
             parts += [Text(), Text(heading, style="bold cyan"), table, *_last_errors(live, row)]
-    parts += [Text(), _stored(found["objects"])]
-    parts += [Text(), *_stuck(found["stuck"])]
+    parts += [Text(), *_stored(found["objects"])]
+    parts += [Text(), *_restored(found.get("restored")), *_stuck(found["stuck"])]
     return Group(*parts)
 
 
@@ -114,6 +117,17 @@ def _platforms(platforms: list[dict[str, Any]]) -> Any:
         for one in platforms
     ]
     return output.table(["partner", "state", "", "connected", "last error"], rows)
+
+
+_PROCESSES = ["process", "machine", "since", "subscriptions", "periodic work"]
+
+
+def _process(process: dict[str, Any]) -> list[Any]:
+    from engine.cli import output
+
+    number = f"{process['pid']}{' (answers this)' if process['answers_this'] else ''}"
+    work = ", ".join(process["periodic_work"])
+    return [number, process["host"], output.age(process["since"]), str(process["subscriptions"]), work]
 
 
 _THEIRS = ["id", "module", "from → to", "state", "queue", "oldest", "in flight", "failing", "next"]
@@ -186,17 +200,34 @@ def _time_to(text: str | None) -> str | None:
     return None if when is None else "now" if when <= datetime.now(UTC) else output.age(text)
 
 
-def _stored(objects: dict[str, Any]) -> Any:
+def _stored(objects: dict[str, Any]) -> list[Any]:
     from rich.text import Text
 
     from engine.cli import output
 
-    parts = [
-        f"{kind} {output.number(one['count'])} {one['module']} of {one['issuer']}"
-        for kind in ("issued", "received")
-        for one in objects[kind]
+    counts: dict[tuple[str, str], dict[str, int]] = {}
+    for kind in ("issued", "received"):
+        for one in objects[kind]:
+            counts.setdefault((one["module"], one["issuer"]), {})[kind] = one["count"]
+    if not counts:
+        return [Text.assemble(("objects", "bold cyan"), "  ", output.faint("none yet"))]
+    rows = [
+        [module, issuer, output.number(each.get("issued")), output.number(each.get("received"))]
+        for (module, issuer), each in counts.items()
     ]
-    return Text.assemble(("objects", "bold cyan"), "  ", ", ".join(parts) or output.faint("none yet"))
+    columns = ["module", "issuer", "issued", "received"]
+    return [Text("objects", style="bold cyan"), output.table(columns, rows, right=columns[2:])]
+
+
+def _restored(what: dict[str, Any] | None) -> list[Any]:
+    from engine.cli import output
+
+    if what is None:
+        return []
+    done = f"{output.number(what['objects'])} objects have new versions"
+    subscriptions = f"{what['subscriptions_here']} subscriptions here, {what['subscriptions_of_ours']} of ours"
+    line = f"an older database was {what['how']} {output.age(what['at'])}: {done}; {subscriptions} began again"
+    return [output.odd(line), output.faint("what to look at: docs/scaling.md, Backup and restore")]
 
 
 def _stuck(stuck: list[dict[str, Any]]) -> list[Any]:

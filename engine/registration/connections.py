@@ -3,6 +3,7 @@
 What is behind it stands in ``handshakes``, ``certificates``, ``renewal`` and ``parties``.
 """
 
+import asyncio
 import logging
 
 from certs import chains, names
@@ -27,6 +28,7 @@ from engine.registration.renewal import Renewals
 from engine.registration.sessions import Sessions
 from engine.settings import PlatformFolder, Settings
 from engine.store.database import Database
+from engine.store.membership import FIRST_GO_S, Membership
 from engine.store.platforms import Platform, Renewal
 
 _log = logging.getLogger(__name__)
@@ -44,10 +46,12 @@ class Connections:
         folder: PlatformFolder,
         settings: Settings,
         clock: Clock,
+        membership: Membership,
     ) -> None:
         requests = RegistrationRequests(peers)
         self._directory = directory
         self._requests = requests
+        self._membership = membership
         self.sessions = Sessions(database=database, directory=directory, peers=peers, folder=folder, clock=clock)
         self.handshakes = Handshakes(
             database=database,
@@ -57,6 +61,7 @@ class Connections:
             requests=requests,
             settings=settings,
             clock=clock,
+            membership=membership,
         )
         self.issued = Certificates(
             database=database,
@@ -75,13 +80,30 @@ class Connections:
             folder=folder,
             settings=settings,
             clock=clock,
+            membership=membership,
         )
         self.partner_parties = PartnerParties(
-            database=database, directory=directory, requests=requests, settings=settings, clock=clock
+            database=database,
+            directory=directory,
+            requests=requests,
+            settings=settings,
+            clock=clock,
+            membership=membership,
         )
         self.hooks.on_connected.append(self.partner_parties.connected)
         self.hooks.on_first_request.append(self.partner_parties.ready)
         self.hooks.on_connected.append(lambda _platform_id: self.renewals.wake())
+
+    async def changed_elsewhere(self, platform_ids: frozenset[int]) -> None:
+        """Take in what another process changed; without ids, whatever it may have been."""
+        await self._directory.reload()
+        await self.sessions.open_all(platform_ids)
+        asyncio.get_running_loop().call_later(FIRST_GO_S, self._look_around)
+
+    def _look_around(self) -> None:
+        self.handshakes.wake()
+        self.renewals.look_again()
+        self.partner_parties.wake()
 
     @property
     def hooks(self) -> Hooks:
@@ -91,6 +113,7 @@ class Connections:
     async def start(self) -> None:
         """Open the sessions of all partners, and go on with what was begun."""
         await self.sessions.open_all()
+        self._membership.on_gone.append(self._look_around)
         await self.handshakes.start()
         await self.renewals.start()
         await self.partner_parties.start()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from engine.clock import Clock
+from engine.lifecycle import Rereading
 from engine.protocol.errors import Forbidden
 from engine.protocol.ids import PartyId
 from engine.protocol.modules import module
@@ -69,6 +70,8 @@ class Directory:
         self._loaded = False
         self._listed: dict[int, tuple[Party, ...]] = {}
         self._fresh: set[int] = set()  # shook hands, and made no other request since (B19, B46)
+        self._heard: dict[int, bytes] = {}  # handshakes after which another request was heard here
+        self._rereading = Rereading(self.reload)
 
     async def reload(self, *, peers_too: bool = True) -> None:
         """Read everything again. What was committed before the call is seen when it returns.
@@ -82,9 +85,23 @@ class Directory:
             if peers_too or not self._loaded:
                 self._listed = await party_rows.all_peer_parties(tx)
             self._view = _view(platforms, issued, hosted, self._listed)
-            if not self._loaded:
-                self._fresh = {platform.id for platform in platforms.values() if platform.handshake is not None}
-                self._loaded = True
+            self._loaded = True
+            self._heard = {
+                key: handshake for key, handshake in self._heard.items() if platforms[key].handshake == handshake
+            }
+            self._fresh = {
+                platform.id
+                for platform in platforms.values()
+                if platform.handshake is not None and self._heard.get(platform.id) != platform.handshake
+            }
+
+    async def look_again(self) -> None:
+        """Read again before somebody is refused, since another process may have changed something a moment ago.
+
+        Raises ``StoreUnavailable``.
+        """
+        if not self._database.sqlite:
+            await self._rereading.now()
 
     # -- who calls ------------------------------------------------------------------------------------------
 
@@ -107,10 +124,14 @@ class Directory:
         """Note that a connected platform made another request than its handshake (B46). Called for each of them."""
         if platform_id in self._fresh:
             self._fresh.discard(platform_id)
+            handshake = self._view.platforms[platform_id].handshake
+            if handshake is not None:
+                self._heard[platform_id] = handshake
             self.on_traffic(platform_id)
 
     def shook_hands(self, platform_id: int) -> None:
         """Begin to watch for the platform's first request after its handshake."""
+        self._heard.pop(platform_id, None)
         self._fresh.add(platform_id)
 
     def silent_since_handshake(self, platform_id: int) -> bool:

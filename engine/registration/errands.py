@@ -2,6 +2,8 @@
 
 Each errand runs by itself, so that a partner who does not answer delays no other. When it ends, what is due is
 asked for again: the truth about it lives with whoever owns the errands, here is only the running.
+
+Of several processes one runs what is due, and any may run something now; no two run the same at once.
 """
 
 import asyncio
@@ -12,11 +14,14 @@ from typing import Final
 
 from engine.clock import Clock
 from engine.lifecycle import RESTART_PAUSE_S, Background
+from engine.store.database import StoreUnavailable
+from engine.store.membership import Membership
 
 _log = logging.getLogger(__name__)
 
 GRACE_S: Final = 1.0  # for what is at the database when the engine stops; who waits for a partner waits in vain
 AT_ONCE_MAX: Final = 16  # requests of this kind in progress: they are rare, and none is in a hurry
+LOOK_AT_OTHERS_S: Final = 0.2  # an operator waits: another process does at this moment what was asked for
 DOUBLINGS_MAX: Final = 30  # keeps a pause finite; the longest one is reached long before
 
 
@@ -30,9 +35,11 @@ class Errands:
         due: Callable[[], Awaitable[Mapping[int, float]]],
         run: Callable[[int], Awaitable[None]],
         clock: Clock,
+        membership: Membership,
         look_again_s: float,
     ) -> None:
         """Remember whom to ask. ``due`` gives the time of each key; ``look_again_s`` is the longest unasked wait."""
+        self._membership = membership
         self._name = name
         self._due = due
         self._run = run
@@ -44,7 +51,7 @@ class Errands:
         self._stopping = False
         self._quiet = asyncio.Event()
         self._quiet.set()
-        self._loop = Background(name, self._keep_running)
+        self._loop = Background(name, self._keep_running, expected=(StoreUnavailable,))
 
     async def start(self) -> None:
         """Begin."""
@@ -74,7 +81,9 @@ class Errands:
         try:
             while not self._stopping:
                 self._awake.clear()
-                wait_s = self._begin(await self._due())
+                wait_s = self._membership.lease_s  # until whoever leads may be gone
+                if await self._membership.leads(self._name):
+                    wait_s = self._begin(await self._due())
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
                         await self._awake.wait()
@@ -106,11 +115,23 @@ class Errands:
 
     async def _one(self, key: int) -> None:
         try:
-            await self._run(key)
+            async with self._membership.claiming(self._name, key) as mine:
+                if mine:
+                    await self._run(key)
+                    return
+            await self._wait_for_the_other(key)
         except Exception:  # noqa: BLE001 (whatever it is, the others go on)
             # It may not have moved its own due time: without a pause it would spin.
             self._not_before[key] = self._clock.now() + RESTART_PAUSE_S
             _log.exception("an errand failed", extra={"action": "errand_failed", "task": self._name})
+
+    async def _wait_for_the_other(self, key: int) -> None:
+        """Return when the process that does it now has come to its end."""
+        mine = False
+        while not mine:
+            await asyncio.sleep(LOOK_AT_OTHERS_S)
+            async with self._membership.claiming(self._name, key) as mine:
+                pass
 
     def _ended(self, key: int) -> None:
         self._running.pop(key, None)

@@ -1,16 +1,24 @@
 """A new platform's folder: settings, authority, server certificate and database, made in one go or not at all."""
 
 import asyncio
+import fcntl
 import json
+import logging
+import math
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
+
+import msgspec
 
 from certs import files, names
 from certs.authority import Authority, Purpose
-from certs.errors import CertificateError
+from certs.errors import CertificateError, FileProblem
 from engine.clock import Clock, SystemClock
 from engine.protocol.registration import check_base_url, host_of
 from engine.refusals import Refused
@@ -18,11 +26,118 @@ from engine.registration.directory import Directory
 from engine.registration.parties import Parties
 from engine.settings import PlatformFolder, read_settings
 from engine.store.database import Database
+from engine.store.marks import UNTOLD, Server
 from engine.store.migrating import migrate
+
+_log = logging.getLogger(__name__)
 
 SERVER_CA_FILE: Final = "server-ca.pem"
 _FOLDER_MODE: Final = 0o700
-_SETTINGS_MODE: Final = 0o600
+SETTINGS_MODE: Final = 0o600
+MARKS_LOOK_S: Final = 0.02  # a renewal takes about that long, two writes that reach the disk; more only delays others
+MARKS_TELL_S: Final = 5.0  # who waits for longer says so; a mend takes longer where there are many objects
+
+
+class InUse(Exception):
+    """A process serves this folder."""
+
+
+@contextmanager
+def hold(folder: PlatformFolder, *, alone: bool = True) -> Iterator[None]:
+    """Keep everybody else out: SQLite has one writer. Not ``alone``: only those out who want to be alone.
+
+    Raises ``InUse``.
+    """
+    folder.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (folder.run / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise InUse(f"{folder.root} is already served by process {holder}") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """By what a platform's folder knows its database.
+
+    ``marks``: ``None`` is a database that has none. ``reissued_up_to``: no restore so far numbered anything higher.
+    """
+
+    marks: tuple[str | None, ...]
+    server: Server = UNTOLD
+    reissued_up_to: int = 0
+
+
+_Marks = tuple[str | None, ...]  # all that there was in the file before it knew of servers
+
+
+def read_known(folder: PlatformFolder) -> Known:
+    """Read what the folder knows. A folder without the file knows databases that have no mark.
+
+    One whose file is none knows no database: one that is mended without need costs some traffic. Raises
+    ``FileProblem`` for a file that is there and cannot be read at the moment.
+    """
+    try:
+        read = msgspec.json.decode(folder.mark_file.read_bytes(), type=Known | _Marks)
+    except FileNotFoundError:
+        return Known((None,))
+    except ValueError:
+        return Known(())
+    except OSError as problem:
+        raise FileProblem(f"{folder.mark_file} cannot be read: {problem.strerror}") from problem
+    return read if isinstance(read, Known) else Known(read)
+
+
+def write_known(folder: PlatformFolder, known: Known) -> None:
+    """Write what the folder knows; no marks: whatever database it finds is an older one.
+
+    Raises ``FileProblem``.
+    """
+    files.write_whole(folder.mark_file, msgspec.json.encode(known), mode=SETTINGS_MODE)
+
+
+@asynccontextmanager
+async def alone_with_marks(folder: PlatformFolder, *, wait_s: float = math.inf) -> AsyncIterator[None]:
+    """Keep other processes from renewing marks and from mending; whoever ends, however, lets go of it.
+
+    Raises ``InUse`` when another one goes on for longer than this, ``FileProblem``.
+    """
+    tell_at = time.monotonic() + MARKS_TELL_S
+    deadline = time.monotonic() + wait_s
+    with _marks_lock(folder) as lock:
+        # Tried again and again rather than waited for in a thread, which nothing could call back.
+        while not _taken(lock):
+            if time.monotonic() > deadline:
+                raise InUse(f"another process has been busy with the marks of {folder.root} for {wait_s:g} s")
+            if time.monotonic() > tell_at:
+                tell_at = math.inf
+                _log.warning("waiting for another process, which looks at the database or mends it")
+            await asyncio.sleep(MARKS_LOOK_S)
+        yield
+
+
+def _marks_lock(folder: PlatformFolder) -> TextIO:
+    try:
+        folder.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return (folder.run / "marks.lock").open("a")
+    except OSError as problem:
+        raise FileProblem(f"{folder.run} cannot be used: {problem.strerror}") from problem
+
+
+def _taken(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as problem:
+        raise FileProblem(f"{lock.name} cannot be locked: {problem.strerror}") from problem
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +169,7 @@ async def make_folder(
     server_key: Path | None = None,
     api_listen: str | None = None,
     database_url: str | None = None,
+    broker_url: str | None = None,
     allow_private: bool = False,
     clock: Clock | None = None,
 ) -> NewPlatform:
@@ -83,6 +199,8 @@ async def make_folder(
         values["api"] = {"listen": api_listen}
     if database_url is not None:
         values["store"] = {"url": database_url}
+    if broker_url is not None:
+        values["broker"] = {"url": broker_url}
     read_settings(values, {})
     _refuse_existing(folder)
     there_before = set(folder.root.iterdir()) if folder.root.exists() else None
@@ -127,7 +245,7 @@ def _write(
         files.write_chain(folder.path(settings.listener.certificate), issued.pem_chain)
         server_ca = folder.tls / SERVER_CA_FILE
         files.write_chain(server_ca, local.certificate_pem)
-    files.write_whole(folder.settings_file, _toml(values).encode(), mode=_SETTINGS_MODE)
+    files.write_whole(folder.settings_file, _toml(values).encode(), mode=SETTINGS_MODE)
     return server_ca
 
 

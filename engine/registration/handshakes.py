@@ -37,6 +37,7 @@ from engine.settings import Settings
 from engine.store import parties as party_rows
 from engine.store import platforms as rows
 from engine.store.database import Database, StoreUnavailable, Tx
+from engine.store.membership import Membership
 from engine.store.platforms import Platform
 
 _log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class Handshakes:
         requests: RegistrationRequests,
         settings: Settings,
         clock: Clock,
+        membership: Membership,
     ) -> None:
         self.hooks = Hooks()
         self._database = database
@@ -85,7 +87,14 @@ class Handshakes:
         self._clock = clock
         self._said_no: dict[int, PeerSaidNo] = {}
         self._forgetting: set[asyncio.Task[None]] = set()
-        self._errands = Errands("handshakes", due=self._due, run=self._send, clock=clock, look_again_s=LOOK_AGAIN_S)
+        self._errands = Errands(
+            "handshakes",
+            due=self._due,
+            run=self._send,
+            clock=clock,
+            membership=membership,
+            look_again_s=LOOK_AGAIN_S,
+        )
         directory.on_traffic = self._on_traffic
 
     async def start(self) -> None:
@@ -96,6 +105,10 @@ class Handshakes:
         """Send no more."""
         await self._errands.stop()
         await asyncio.gather(*self._forgetting, return_exceptions=True)
+
+    def wake(self) -> None:
+        """Look at what is due: another process changed something, or left it behind."""
+        self._errands.wake()
 
     # -- ours -----------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from engine import logs
 from engine.clock import Clock
 from engine.peers.registration import PeerFailure, RegistrationRequests
 from engine.protocol.ids import PartyId, party_id
-from engine.protocol.modules import all_modules, module
+from engine.protocol.modules import BUSINESS_ROLES, all_modules, module
 from engine.protocol.parties import PartiesRead, Party, Role, Side, read_parties
 from engine.protocol.registration import PlatformState
 from engine.refusals import NotFoundHere, PeerSaidNo, PeerUnreachable, Refused
@@ -20,15 +20,13 @@ from engine.store import parties as rows
 from engine.store import platforms as platform_rows
 from engine.store import subscriptions
 from engine.store.database import Database, Tx
+from engine.store.membership import Membership
 
 _log = logging.getLogger(__name__)
 
 NAME_LENGTH_MAX: Final = 100  # BusinessDetails.name (2.4.1)
 URL_LENGTH_MAX: Final = 255
 FIRST_PAUSE_S: Final = 1.0  # a partner that has just answered our handshake is ready a moment later
-
-_ISSUED_BY_CPO: Final = frozenset({"locations", "evsestatuses", "sessions", "cdrs", "tariffs", "tariffassociations"})
-_ISSUED_BY_EMSP: Final = frozenset({"tokens"})
 
 
 def roles_of(names: Sequence[str]) -> tuple[Role, ...]:
@@ -45,18 +43,14 @@ def roles_of(names: Sequence[str]) -> tuple[Role, ...]:
 
 
 def _roles_named(name: str) -> list[Role]:
-    served = [known.id for known in all_modules()]
-    match name.upper():
-        case "CPO":
-            return [Role(one, Side.SENDER) for one in served if one in _ISSUED_BY_CPO] + [
-                Role(one, Side.RECEIVER) for one in served if one in _ISSUED_BY_EMSP
-            ]
-        case "EMSP":
-            return [Role(one, Side.RECEIVER) for one in served if one in _ISSUED_BY_CPO] + [
-                Role(one, Side.SENDER) for one in served if one in _ISSUED_BY_EMSP
-            ]
-        case "HUB":
-            return [Role(one, side) for one in served for side in (Side.SENDER, Side.RECEIVER)]
+    business = name.upper()
+    if business == "HUB":
+        return [Role(known.id, side) for known in all_modules() for side in (Side.SENDER, Side.RECEIVER)]
+    if business in BUSINESS_ROLES:
+        return [
+            *(Role(known.id, Side.SENDER) for known in all_modules() if business in known.issued_by),
+            *(Role(known.id, Side.RECEIVER) for known in all_modules() if known.issued_by - {business}),
+        ]
     module_name, separator, side = name.partition(":")
     known = module(module_name)
     if not separator or known is None or side.upper() not in set(Side):
@@ -154,6 +148,7 @@ class PartnerParties:
         requests: RegistrationRequests,
         settings: Settings,
         clock: Clock,
+        membership: Membership,
     ) -> None:
         """Prepare. Whoever cares about changes adds itself to ``on_changed``."""
         self.on_changed: list[Callable[[int], Awaitable[None]]] = []
@@ -167,7 +162,12 @@ class PartnerParties:
         self._asked_at: dict[int, float] = {}
         self._fetching: dict[int, asyncio.Task[None]] = {}
         self._errands = Errands(
-            "parties", due=self._due, run=self._refresh, clock=clock, look_again_s=self._settings.parties_refresh_s
+            "parties",
+            due=self._due,
+            run=self._refresh,
+            clock=clock,
+            membership=membership,
+            look_again_s=self._settings.parties_refresh_s,
         )
 
     async def start(self) -> None:
@@ -178,6 +178,10 @@ class PartnerParties:
         """Fetch no more."""
         await self._errands.stop()
         await finish(self._fetching.values())
+
+    def wake(self) -> None:
+        """Look at what is due: another process changed something, or left it behind."""
+        self._errands.wake()
 
     def connected(self, platform_id: int) -> None:
         """Fetch from a platform that has just connected; if the handshake was its own, it needs a moment."""

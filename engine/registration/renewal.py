@@ -36,6 +36,7 @@ from engine.registration.sessions import Sessions
 from engine.settings import PlatformFolder, Settings
 from engine.store import platforms as rows
 from engine.store.database import Database, Tx
+from engine.store.membership import Membership
 from engine.store.platforms import Platform, Renewal
 
 _log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Renewals:
         folder: PlatformFolder,
         settings: Settings,
         clock: Clock,
+        membership: Membership,
     ) -> None:
         self._database = database
         self._directory = directory
@@ -74,8 +76,12 @@ class Renewals:
         self._settings = settings
         self._clock = clock
         check_s = settings.certificates.check_s
-        self._open = Errands("renewals", due=self._due, run=self._step, clock=clock, look_again_s=check_s)
-        self._timely = Errands("renewal dates", due=self._ripe, run=self._begin, clock=clock, look_again_s=check_s)
+        self._open = Errands(
+            "renewals", due=self._due, run=self._step, clock=clock, membership=membership, look_again_s=check_s
+        )
+        self._timely = Errands(
+            "renewal dates", due=self._ripe, run=self._begin, clock=clock, membership=membership, look_again_s=check_s
+        )
 
     async def start(self) -> None:
         """Go on with renewals that are open, and look for certificates that are due."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import ssl
+from collections.abc import Collection
 from typing import Final
 
 from certs import files
@@ -24,6 +25,10 @@ UNANNOUNCED_TIMEOUT_S: Final = 30.0  # for the handshake itself: the partner has
 TALKING: Final = frozenset({PlatformState.CONNECTING, PlatformState.CONNECTED})
 
 
+_Basis = tuple[str, int | None, str | None, int]
+"""What a session is made of: base URL, time-out, authority of the server, our certificate."""
+
+
 class Sessions:
     """Opens, swaps and closes sessions as connections and certificates change."""
 
@@ -36,10 +41,16 @@ class Sessions:
         self._folder = folder
         self._clock = clock
         self._swapping = asyncio.Lock()
+        self._followed: dict[int, _Basis] = {}
 
-    async def open_all(self) -> None:
-        """Open the session of every partner; one whose key or certificate cannot be read is logged and left out."""
+    async def open_all(self, platform_ids: Collection[int] = ()) -> None:
+        """Bring sessions in line: those of these partners, or of all.
+
+        One whose key or certificate cannot be read is logged and left out.
+        """
         for platform in self._directory.platforms():
+            if platform_ids and platform.id not in platform_ids:
+                continue
             try:
                 await self.follow(platform.id)
             except Refused as error:
@@ -62,13 +73,18 @@ class Sessions:
                 self._peers.announced(platform_id, timeout_ms / 1000)
             if platform.state not in TALKING or platform.base_url is None or certificate is None:
                 self._peers.forget(platform_id)
+                self._followed.pop(platform_id, None)
                 return
+            basis = (platform.base_url, timeout_ms, platform.server_ca, certificate.id)
+            if self._followed.get(platform_id) == basis:
+                return  # a session that is left as it is keeps its connections
             try:
                 context = await asyncio.to_thread(self._context, platform, certificate)
             except CertificateError as error:
                 raise Refused(str(error)) from error
             timeout_s = UNANNOUNCED_TIMEOUT_S if timeout_ms is None else timeout_ms / 1000
             self._peers.use(Peer(platform_id, platform.identity, platform.base_url, timeout_s), context)
+            self._followed[platform_id] = basis
 
     async def certificate(self, platform_id: int) -> Certificate | None:
         """Return the newest certificate of ours that the partner takes; None when there is none."""

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import pytest
 from engine.app import Engine
 from engine.cli.main import run
 from engine.settings import PlatformFolder
-from tests.support.processes import free_port
+from tests.support.local_api import statuses_are_replaced
+from tests.support.services import free_port
 
 CPO, EMSP = "cpo.example.org", "emsp.example.org"
 LINE = '{"id":"%s","payload":{"status":"%s"}}\n'
@@ -37,6 +39,13 @@ class Printed:
 def write(name: str, text: str) -> None:
     """Write a file into the folder that the commands are run in."""
     Path(name).write_text(text)
+
+
+class Piped:
+    """A standard input that holds this."""
+
+    def __init__(self, data: bytes) -> None:
+        self.buffer = BytesIO(data)
 
 
 class Operator:
@@ -162,7 +171,9 @@ async def test_two_platforms_meet_replicate_and_part(operator: Operator):
     said = (await operator("subscriptions", "emsp", "--ask", "--json")).json
     assert said["ours"][0]["producer_says"]["current_queue_size"] == 0
     assert "0 of" in (await operator("subscriptions", "emsp", "--ask")).out
-    assert (await operator("subscriptions", "cpo", "--json")).json["theirs"][0]["id"] == "out-1"
+    (theirs,) = (await operator("subscriptions", "cpo", "--json")).json["theirs"]
+    assert theirs["id"] == "out-1"
+    assert datetime.fromisoformat(theirs["began_at"]) - datetime.fromisoformat(theirs["snapshot_from"]) == timedelta(90)
     assert "new parameters" in (await operator("renegotiate", "emsp", "in-1", "--parallelism", "4")).out
     assert "new parameters" in (await operator("renegotiate", "cpo", "out-1", "--retry-interval", "2")).out
     await operator("request-retries", "emsp", "in-1")
@@ -212,10 +223,7 @@ async def test_publish_goes_on_after_bad_lines(operator: Operator, monkeypatch: 
     assert [bad["line"] for bad in answer["bad_lines"]] == [601, 1200]
     assert answer["bad_lines"][1]["problems"][0]["pointer"] == "/status"
 
-    class Stdin:
-        buffer = BytesIO((LINE % ("E1", "BLOCKED")).encode())
-
-    monkeypatch.setattr("sys.stdin", Stdin)
+    monkeypatch.setattr("sys.stdin", Piped((LINE % ("E1", "BLOCKED")).encode()))
     assert (await operator("publish", "cpo", "evsestatuses", "-", "--party", "bebec", "--json")).json["changed"] == 1
 
 
@@ -231,6 +239,57 @@ async def test_publish_needs_to_know_who_issues(operator: Operator):
     assert "missing" in (await operator("publish", "cpo", "evsestatuses", "missing", "--party", "BEABC", code=1)).err
     await operator("parties", "remove", "cpo", "BEABC")
     assert [one["party_id"] for one in (await operator("parties", "cpo", "--json")).json] == ["BEBEC"]
+
+
+async def test_an_object_is_replaced(operator: Operator, monkeypatch: pytest.MonkeyPatch):
+    """What is issued is listed; FILE and standard input have the new objects; a refusal says why, and exits with 1."""
+    statuses_are_replaced(monkeypatch)
+    write("statuses.ndjson", "".join(LINE % (name, "AVAILABLE") for name in ("E1", "E2", "E3")))
+    await operator("publish", "cpo", "evsestatuses", "statuses.ndjson")
+    write("new.ndjson", '\n{"payload": {"status":"CHARGING", "kW":1.10}, "id":"N1"}\n')
+
+    first = await operator("replace", "cpo", "evsestatuses", "e1", "new.ndjson", "--id", "E1X")
+    assert "evsestatuses e1 of BEBEC is replaced: 2 objects issued" in first.out
+    assert [line.split()[1] for line in first.out.splitlines()[-2:]] == ["E1X", "N1"]
+    copy = await operator("objects", "cpo", "evsestatuses", "N1", "--payload")
+    assert copy.out == '{"status":"CHARGING", "kW":1.10}\n'
+
+    monkeypatch.setattr("sys.stdin", Piped((LINE % ("N2", "RESERVED")).encode()))
+    second = await operator(
+        "replace", "cpo", "evsestatuses", "E2", "-", "--party", "bebec", "--from", "2027-01-01T00:00:00+01:00", "--json"
+    )
+    assert [one["id"] for one in second.json["issued"]] == ["E2-end", "N2"]
+    assert "1798758000" in (await operator("objects", "cpo", "evsestatuses", "E2-end", "--payload")).out
+
+    again = await operator("replace", "cpo", "evsestatuses", "E1", "--id", "E1X", code=1)
+    assert "evsestatuses E1X is issued already: nothing was issued" in again.err
+    write("bad.ndjson", LINE % ("N3", "SLEEPING"))
+    bad = await operator("replace", "cpo", "evsestatuses", "E3", "bad.ndjson", code=1)
+    assert "/status: expected" in bad.err
+    assert "nothing was stored" in bad.err
+    write("broken.ndjson", LINE % ("N3", "RESERVED") + "nonsense\n")
+    assert (
+        "line 2 is no JSON object"
+        in (await operator("replace", "cpo", "evsestatuses", "E3", "broken.ndjson", code=1)).err
+    )
+    assert "missing" in (await operator("replace", "cpo", "evsestatuses", "E3", "missing", code=1)).err
+    assert "no time" in (await operator("replace", "cpo", "evsestatuses", "E3", "--from", "soon", code=2)).err
+    assert "time zone" in (await operator("replace", "cpo", "evsestatuses", "E3", "--from", "2027-01-01", code=2)).err
+    assert "publish L1 again" in (await operator("replace", "cpo", "locations", "L1", code=1)).err
+    listed = (await operator("objects", "cpo", "evsestatuses", "--json")).json["objects"]
+    assert {one["id"] for one in listed} == {"E1", "E2", "E3", "E1X", "N1", "E2-end", "N2"}
+
+
+async def test_a_role_that_came_later_is_told_how_to_have_it(operator: Operator):
+    """A party that was made before a module existed learns how its roles are given again, and that works."""
+    await operator("parties", "add", "cpo", "BEBEC", "--role", "locations:SENDER")
+    write("statuses.ndjson", LINE % ("E1", "AVAILABLE"))
+    refused = await operator("publish", "cpo", "evsestatuses", "statuses.ndjson", code=1)
+    assert "BEBEC does not serve evsestatuses as a sender" in refused.err
+    assert "parties add DIR BEBEC --role" in refused.err
+
+    await operator("parties", "add", "cpo", "BEBEC", "--role", "CPO")
+    assert "1 created" in (await operator("publish", "cpo", "evsestatuses", "statuses.ndjson")).out
 
 
 async def test_tokens_and_reissue(operator: Operator):

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from engine.peers.client import FailureKind, Peer, PeerFailure, PeerRefused, Peers
+from engine.peers.client import HANDSHAKES_MAX, FailureKind, Peer, PeerFailure, PeerRefused, Peers
 from engine.protocol.addressing import party_path
 from engine.protocol.ids import PartyId
 from engine.server.addressing import PartyRequests
@@ -33,6 +33,7 @@ from tests.support.transport import (
     peers,
     rude_server,
     site,
+    stream_server,
     until,
 )
 
@@ -171,6 +172,74 @@ async def test_connections_are_used_again(world):
         for _ in range(5):
             await client.request(1, "GET", "/versions")
         assert connections == 3
+
+
+async def test_many_requests_at_once_make_no_storm_of_connections(world):
+    """A few connections are made at a time, and what is answered meanwhile carries the requests that wait."""
+    connections = 0
+
+    async def behave(wire):
+        nonlocal connections
+        connections += 1
+        while True:
+            await read_request(wire)
+            await wire.write(OK)
+
+    async with against(world, behave) as client:
+        answers = await asyncio.gather(*(client.request(1, "GET", "/versions") for _ in range(200)))
+
+    assert [answer.http_status for answer in answers] == [200] * 200
+    assert connections < 100
+
+
+async def test_a_peer_that_finishes_no_handshake_is_waited_for_by_few(world):
+    """Requests beyond those wait for their turn no longer than for an answer, and are told that nothing was sent."""
+    trying = 0
+
+    async def begin(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        nonlocal trying
+        trying += 1
+        await asyncio.Event().wait()
+
+    async with stream_server(begin) as port, peers(world, port) as client:
+        asked = [client.request(1, "GET", "/versions", timeout_s=0.3) for _ in range(30)]
+        ends = await asyncio.gather(*asked, return_exceptions=True)
+
+    failures = [end for end in ends if isinstance(end, PeerFailure)]
+    assert len(failures) == len(ends)
+    assert {(failure.kind, failure.sent) for failure in failures} == {(FailureKind.TIMEOUT, False)}
+    assert HANDSHAKES_MAX <= trying <= 2 * HANDSHAKES_MAX  # a timer may let the next few in at the last moment
+
+
+async def test_a_request_that_is_withheld_at_the_last_moment(world):
+    """Nothing is sent when what allowed it was over once there was a connection, which serves the next request."""
+    seen = []
+
+    async def behave(wire):
+        while True:
+            seen.append(await read_request(wire))
+            await wire.write(OK)
+
+    async with against(world, behave) as client:
+        assert await failure(client, may_send=lambda: False) == (FailureKind.WITHHELD, False)
+        await client.request(1, "GET", "/versions", may_send=lambda: True)
+    assert [first for first, _, _ in seen] == [b"GET /ocpi/versions HTTP/1.1"]
+
+
+async def test_a_connection_that_is_given_up_at_any_moment(world):
+    """However far it was, whoever gets its file descriptor next is left alone."""
+    async with against(
+        world, answering(OK)
+    ) as client:  # which hangs up, so that each request has a connection of its own
+        await client.request(1, "GET", "/versions")
+        for turns in range(40):
+            given_up = asyncio.create_task(client.request(1, "GET", "/versions"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            given_up.cancel()
+            await asyncio.wait([given_up])
+            answers = await asyncio.gather(*(client.request(1, "GET", "/versions") for _ in range(2)))
+            assert [answer.http_status for answer in answers] == [200, 200]
 
 
 async def test_an_idle_connection_is_left_before_the_peer_ends_it(world):
@@ -411,11 +480,8 @@ async def test_a_certificate_of_ours_that_the_peer_does_not_take(world):
                 writer.write(outgoing.read())  # the alert, which asyncio's own servers forget to send
                 break
         await reader.read()
-        writer.close()
 
-    server = await asyncio.start_server(refuse, HOST, 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server, peers(world, port) as client:
+    async with stream_server(refuse) as port, peers(world, port) as client:
         client.use(Peer(1, "x", f"https://{HOST}:{port}", 5.0), world.dialler(wrong))
         assert await failure(client) == (FailureKind.TLS, False)
 
@@ -435,27 +501,22 @@ async def test_a_peer_that_does_not_speak_tls(world):
 
     async def behave(reader, writer):
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        writer.close()
+        await reader.read()
 
-    server = await asyncio.start_server(behave, HOST, 0)
-    async with server, peers(world, server.sockets[0].getsockname()[1]) as client:
+    async with stream_server(behave) as port, peers(world, port) as client:
         assert await failure(client) == (FailureKind.TLS, False)
 
 
 @pytest.mark.parametrize("hang_up", [False, True])
 async def test_a_peer_that_does_not_finish_the_handshake(world, hang_up):
     """It accepts and says nothing, or hangs up; nothing was sent."""
-    over = asyncio.Event()
 
-    async def behave(_reader, writer):
+    async def behave(_reader, _writer):
         if not hang_up:
-            await over.wait()
-        writer.transport.abort()
+            await asyncio.Event().wait()
 
-    server = await asyncio.start_server(behave, HOST, 0)
-    async with server, peers(world, server.sockets[0].getsockname()[1], connect_timeout_s=0.3) as client:
+    async with stream_server(behave) as port, peers(world, port, connect_timeout_s=0.3) as client:
         kind, sent = await failure(client)
-        over.set()
     assert (kind, sent) == (FailureKind.DISCONNECTED if hang_up else FailureKind.TIMEOUT, False)
 
 

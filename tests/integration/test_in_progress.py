@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.peers.objects import ObjectRequests, Unanswered
-from tests.support.transport import HOST, Wire, World, peers, rude_server
+from tests.support.transport import HOST, Wire, World, peers, rude_server, stream_server
 
 TIMEOUT_S = 0.5
 FAR_S = 0.4  # how long the network takes for a new connection
@@ -32,11 +32,8 @@ async def far_away(port: int) -> AsyncIterator[int]:
         there_reader, there_writer = await asyncio.open_connection(HOST, port)
         await asyncio.gather(copy(reader, there_writer), copy(there_reader, writer))
 
-    server = await asyncio.start_server(serve, HOST, 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
+    async with stream_server(serve) as far_port:
+        yield far_port
 
 
 @pytest.mark.requirement("R.03.02.16", "R.03.02.17")
@@ -58,7 +55,9 @@ async def test_the_time_out_counts_from_when_the_update_was_sent(tmp_path: Path,
         far_away(port) as far_port,
         peers(world, far_port, timeout_s=TIMEOUT_S) as client,
     ):
-        answer = await ObjectRequests(client).update(1, "/from/NLCPO/to/DEMSP/locations/update", b"{}")
+        answer = await ObjectRequests(client, may_send=lambda: True).update(
+            1, "/from/NLCPO/to/DEMSP/locations/update", b"{}"
+        )
         failed_at = loop.time()
     assert isinstance(answer, Unanswered)
     assert answer.in_progress_until is not None

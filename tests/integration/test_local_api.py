@@ -5,19 +5,23 @@ import json
 import socket
 import stat
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import select, update
 
 from engine.server.operator.access import UnsafeTokenFile
 from engine.server.operator.listener import BadListenAddress
 from engine.store.database import StoreUnavailable
-from tests.support.local_api import PARTNER, Running, new_platform, running
+from engine.store.tables import objects, platforms
+from tests.support.local_api import PARTNER, Running, new_platform, running, statuses_are_replaced
 
 STATUSES = "/api/v1/parties/BEBEC/objects/evsestatuses"
 AVAILABLE = b'{"status":"AVAILABLE"}'
+EXAMPLES = Path(__file__).parents[2] / "docs" / "modules" / "examples"
 
 
 @pytest.fixture
@@ -231,6 +235,25 @@ async def test_payloads_stay_the_bytes_that_they_are(platform: Running):
         assert one.endswith(b'"payload":' + payload + b"}]")
 
 
+async def test_a_received_object_is_kept_with_whom_it_is_for(platform: Running):
+    """The party in a CDR's token, nobody where a tolerant reader finds none; who subscribed sees it all (D24)."""
+    await platform.subscription("BEBEC", "NLEMS", "cdrs")
+    cdr = json.loads((EXAMPLES / "cdrs.json").read_text())
+    await platform.push("BEBEC", "NLEMS", "cdrs", "C1", json.dumps(cdr).encode())
+    async with platform.engine.database.transaction() as tx:
+        await tx.execute(update(platforms).values(tolerant=True))
+    await platform.engine.directory.reload()
+    await platform.engine.consuming.reload()
+    del cdr["cdr_token"]
+    await platform.push("BEBEC", "NLEMS", "cdrs", "C2", json.dumps(cdr).encode())
+
+    found = (await platform.client.get("/api/v1/received/cdrs")).json()["objects"]
+    assert {one["id"]: one["audience"] for one in found} == {"C1": ["NLEMS"], "C2": []}
+    async with platform.engine.database.reading() as tx:
+        ends = (await tx.execute(select(objects.c.concluded_at))).scalars().all()
+    assert ends == [datetime.fromisoformat(cdr["end_date_time"]).timestamp()] * 2
+
+
 async def test_line_breaks_in_a_payload_are_kept(platform: Running):
     """An object that is sent alone or in an array may be spread over lines, and stays so."""
     payload = b'{\r\n  "status": "AVAILABLE"\r\n}'
@@ -292,6 +315,78 @@ async def test_a_single_object_is_refused_with_its_problems(platform: Running):
     assert found["id"] == "a/b%?"
     limited = await platform.client.put(f"{STATUSES}/E2?audience=NLEMS&audience=DEPTX", content=AVAILABLE)
     assert limited.json()["outcome"] == "created"
+
+
+async def test_an_object_is_replaced_by_others(platform: Running, monkeypatch: pytest.MonkeyPatch):
+    """All that it takes is issued and listed; payloads keep their bytes, and the old object is as it was."""
+    statuses_are_replaced(monkeypatch)
+    await platform.client.put(f"{STATUSES}/a%2Fb", content=AVAILABLE)
+    before = (await platform.client.get("/api/v1/issued/evsestatuses/BEBEC/a%2Fb")).json()
+
+    body = b"""{ "id": "X1", "effective_at": "2027-01-01T01:00:00+01:00",
+        "objects": [{"payload": {"status":  "CHARGING", "kW": 1.10}, "id": "N1"}] }"""
+    answer = await platform.client.post(f"{STATUSES}/A%2FB/replacement", content=body)
+    bare = await platform.client.post(f"{STATUSES}/N1/replacement")
+
+    issued = answer.json()["issued"]
+    assert [(one["module"], one["id"]) for one in issued] == [("evsestatuses", "X1"), ("evsestatuses", "N1")]
+    assert [one["id"] for one in bare.json()["issued"]] == ["N1-end"]
+    page = (await platform.client.get("/api/v1/issued/evsestatuses")).content
+    assert b'"payload":{"status":  "CHARGING", "kW": 1.10}' in page
+    assert b"at='1798761600'" in page
+    assert (await platform.client.get("/api/v1/issued/evsestatuses/BEBEC/a%2Fb")).json() == before
+
+
+BAD_ORDERS: list[tuple[str, bytes, int, str]] = [
+    ("E0", b"{}", 404, "BEBEC has issued no 'E0' in evsestatuses"),
+    ("GONE", b"{}", 409, "GONE is over already"),
+    ("E1", b'{"id":"E1"}', 409, "evsestatuses E1 is issued already: nothing was issued"),
+    ("E1", b'{"objects":[{"id":"N1","payload":{"status":"SLEEPING"}}]}', 422, "evsestatuses N1 does not conform"),
+    ("E1", b'{"objects":[{"id":"N1"}]}', 422, "object 1: a line is"),
+    ("E1", b'{"objects":[{"id":"N1","payload":{"status":"AVAILABLE"}},[]]}', 422, "object 2: "),
+    ("E1", b'{"objects":{}}', 422, "an order is"),
+    ("E1", b'{"odd":1}', 422, "an order is"),
+    ("E1", b'{"id":"N1","id":"N2"}', 422, "more than once: /id"),
+    ("E1", b'{"effective_at":"2027-01-01T00:00:00"}', 422, "effective_at"),
+    ("E1", b"[]", 422, "a JSON object was expected"),
+    ("E1", b"{", 422, "not JSON"),
+    ("E1", b"\xff", 422, "not"),
+]
+
+
+@pytest.mark.parametrize("order", BAD_ORDERS)
+async def test_a_replacement_that_cannot_be_says_why(
+    platform: Running, monkeypatch: pytest.MonkeyPatch, order: tuple[str, bytes, int, str]
+):
+    """Nothing is stored, and the answer has a message; problems of a new object stand in it one by one."""
+    object_id, body, code, says = order
+    statuses_are_replaced(monkeypatch)
+    await platform.client.put(f"{STATUSES}/E1", content=AVAILABLE)
+    await platform.client.put(f"{STATUSES}/GONE", content=b'{"status":"UNKNOWN"}')
+    before = (await platform.client.get("/api/v1/issued/evsestatuses")).content
+
+    answer = await platform.client.post(f"{STATUSES}/{object_id}/replacement", content=body)
+
+    assert answer.status_code == code, answer.text
+    assert says in error_of(answer)["message"]
+    if "SLEEPING" in body.decode(errors="replace"):
+        assert [problem["pointer"] for problem in error_of(answer)["problems"]] == ["/status"]
+    assert (await platform.client.get("/api/v1/issued/evsestatuses")).content == before
+
+
+async def test_only_who_may_issue_an_object_replaces_it(platform: Running, monkeypatch: pytest.MonkeyPatch):
+    """Another party's token is refused; modules whose objects can change say what to do instead."""
+    statuses_are_replaced(monkeypatch)
+    await platform.client.put(f"{STATUSES}/E1", content=AVAILABLE)
+    async with platform.as_holder_of(await party_token(platform, "BEABC")) as stranger:
+        assert (await stranger.post(f"{STATUSES}/E1/replacement")).status_code == 403
+    async with platform.as_holder_of(await party_token(platform)) as owner:
+        assert (await owner.post(f"{STATUSES}/E1/replacement")).status_code == 200
+
+    changeable = await platform.client.post("/api/v1/parties/BEBEC/objects/locations/L1/replacement")
+    assert (changeable.status_code, "publish L1 again" in error_of(changeable)["message"]) == (409, True)
+    unknown = await platform.client.post("/api/v1/parties/BEBEC/objects/nothing/L1/replacement")
+    assert unknown.status_code == 404
 
 
 BAD_REQUESTS = [

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from typing import Any
 import pytest
 import typer.main
 
-from engine.cli import objects, output
+from engine.cli import objects, output, validate
 from engine.cli.api import _lines
 from engine.cli.failure import Failure
 from engine.cli.main import app, run
 from engine.cli.state import _laid_out
+from engine.protocol import modules
+from engine.protocol.modules.module import Replacement
 
 GOOD = '{"status":"AVAILABLE"}'
 BAD = '{"status":"SLEEPING"}'
@@ -39,11 +42,24 @@ def test_every_command_has_help_and_json():
             assert "--json" in [option for parameter in command.params for option in parameter.opts], name
 
 
+def test_the_help_of_replace_says_what_happens_in_each_module(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """In the words of the modules that replace their objects, and of no others."""
+    tariffs, locations = modules.registry["tariffs"], modules.registry["locations"]
+    told = Replacement(summary="All good things come to an end.", make=lambda _old, _wanted, _related, _now: [])
+    monkeypatch.setattr(modules, "all_modules", lambda: (replace(tariffs, replacement=told), locations))
+
+    assert run(["replace", "--help"]) == 0
+
+    assert " ".join(capsys.readouterr().out.split()).endswith("tariffs: All good things come to an end.")
+
+
 def test_the_folder_comes_first():
     """The first argument of every command is the platform's folder, but where there is none."""
     for name, command in commands():
         arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
-        assert name in {"demo", "validate"} or arguments[0].name == "folder", name
+        assert name in {"demo", "validate", "schema"} or arguments[0].name == "folder", name
 
 
 def test_help_is_there_at_once():
@@ -130,15 +146,20 @@ def test_init_leaves_nothing_behind_when_it_is_refused(tmp_path, capsys, change)
 
 
 def test_validate_takes_files_of_every_kind(tmp_path, capsys):
-    """A payload on one line or many, lines to publish, lines of payloads: all are found."""
-    pretty, single, lines, payloads = (tmp_path / name for name in ("a.json", "b.json", "c.ndjson", "d.txt"))
+    """A payload on one line or many, lines to publish, lines of payloads, an array of them: all are found."""
+    names = ("a.json", "b.json", "c.ndjson", "d.txt", "e.json")
+    pretty, single, lines, payloads, array = (tmp_path / name for name in names)
     pretty.write_text('{\n  "status":\n    "AVAILABLE"\n}\n')
     single.write_text(GOOD)
     lines.write_text(f'{{"id":"E1","payload":{GOOD}}}\n\n{{"id":"E2","payload":{GOOD}}}\n')
     payloads.write_text(f"{GOOD}\n{GOOD}\n")
 
-    assert run(["validate", "evsestatuses", *map(str, (pretty, single, lines, payloads))]) == 0
-    assert "6 conform to" in capsys.readouterr().out
+    array.write_text(f"[{GOOD},\n {GOOD}]\n")
+
+    assert run(["validate", "evsestatuses", *map(str, (pretty, single, lines, payloads, array))]) == 0
+    assert "8 objects conform to EVSE Status" in capsys.readouterr().out
+    assert run(["validate", "evsestatuses", str(single)]) == 0
+    assert "1 object conforms to EVSE Status" in capsys.readouterr().out
 
 
 def test_validate_says_where_and_what(tmp_path, capsys):
@@ -153,7 +174,7 @@ def test_validate_says_where_and_what(tmp_path, capsys):
     told = capsys.readouterr().err
     for words in (f"{file}:2 E2", "/status", '"SLEEPING"', ":3: not JSON", ":4: the line has no id", "36"):
         assert words in told
-    assert "5 of 6 do not conform" in told
+    assert "5 of 6 objects do not conform to EVSE Status" in told
 
     assert run(["validate", "evsestatuses", str(file), "--json"]) == 1
     answer = json.loads(capsys.readouterr().out)
@@ -167,8 +188,15 @@ def test_validate_can_be_tolerant(tmp_path, capsys):
     file.write_text(BAD)
 
     assert run(["validate", "evsestatuses", str(file)]) == 1
+    capsys.readouterr()
     assert run(["validate", "evsestatuses", str(file), "--tolerant"]) == 0
-    assert "SLEEPING" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "SLEEPING" in told.err
+    assert "1 object conforms to EVSE Status, 1 with warnings" in told.out
+    assert run(["validate", "evsestatuses", str(file), "--tolerant", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["valid"], answer["invalid"], answer["with_warnings"]) == (1, 0, 1)
+    assert answer["results"][0]["warnings"][0]["pointer"] == "/status"
 
 
 def test_validate_reads_standard_input(monkeypatch, capsys):
@@ -183,8 +211,69 @@ def test_validate_knows_its_modules(tmp_path, capsys):
     """An unknown module is refused with those that are known, a missing file with its name."""
     assert run(["validate", "nothing", "x"]) == 1
     assert "locations" in capsys.readouterr().err
-    assert run(["validate", "evsestatuses", str(tmp_path / "missing")]) == 1
-    assert "missing" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_read_stops_no_other(tmp_path, capsys):
+    """Missing, a folder, empty, not text: each is told with its reason, and the others are looked at."""
+    good, empty, noise, half = (tmp_path / name for name in ("good.json", "empty.json", "noise.json", "half.json"))
+    good.write_text(GOOD)
+    empty.write_bytes(b" \n\n")
+    noise.write_bytes(bytes(range(128, 256)))
+    half.write_text(GOOD[:-4])
+
+    assert run(["validate", "evsestatuses", *map(str, (tmp_path / "missing", tmp_path, empty, noise, half, good))]) == 1
+
+    told = capsys.readouterr().err
+    for words in ("missing: No such file", "Is a directory", "nothing in it", "not valid UTF-8", "half.json: not JSON"):
+        assert words in told
+    assert "5 of 6 objects do not conform" in told
+
+
+def test_what_is_longer_than_anybody_takes_is_not_looked_at(tmp_path, capsys):
+    """Files of any length are read line by line, and an object beyond what `publish` takes costs nothing."""
+    long = '{"status":"AVAILABLE","x":"%s"}' % ("x" * objects.LINE_BYTES_MAX)
+    one, pretty, lines = (tmp_path / name for name in ("one.json", "pretty.json", "lines.ndjson"))
+    one.write_text(long)
+    pretty.write_text(long.replace(",", ",\n"))
+    lines.write_text(f"{GOOD}\n{long}\n{BAD}\n" + f"{GOOD}\n" * 3)
+
+    assert run(["validate", "evsestatuses", *map(str, (one, pretty, lines))]) == 1
+
+    told = capsys.readouterr().err
+    assert [line.split(": ")[0] for line in told.splitlines() if "longer than" in line] == [
+        f"✗ {one}",
+        f"✗ {pretty}",
+        f"✗ {lines}:2",
+    ]
+    assert "4 of 8 objects do not conform" in told
+
+
+def test_bad_objects_beyond_number_are_counted(tmp_path, capsys, monkeypatch):
+    """So many are told about one by one, and the rest is a number; in JSON too."""
+    monkeypatch.setattr(validate, "BAD_SHOWN_MAX", 2)
+    file = tmp_path / "a.ndjson"
+    file.write_text(f"{BAD}\n" * 5)
+
+    assert run(["validate", "evsestatuses", str(file)]) == 1
+    told = capsys.readouterr().err
+    assert told.count("SLEEPING") == 2
+    assert "and 3 objects more" in told
+    assert run(["validate", "evsestatuses", str(file), "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["invalid"], len(answer["results"])) == (5, 2)
+
+
+def test_an_id_is_as_long_as_the_payload_lets_it(tmp_path, capsys, monkeypatch):
+    """The module is asked, as when it is published."""
+    short = replace(modules.registry["evsestatuses"], id_length_max=lambda payload: 3 if b"BLOCKED" in payload else 36)
+    monkeypatch.setattr(modules, "module", lambda _name: short)
+    file = tmp_path / "a.ndjson"
+    file.write_text(
+        "".join(f'{{"id":"E123","payload":{{"status":"{status}"}}}}\n' for status in ("BLOCKED", "AVAILABLE"))
+    )
+
+    assert run(["validate", "evsestatuses", str(file)]) == 1
+    assert "a.ndjson:1 E123: an id has at most 3 characters" in capsys.readouterr().err
 
 
 class _Stdin:
@@ -288,8 +377,10 @@ def test_what_is_stuck_for_the_same_reason_is_one_line(capsys):
         }
         for number in range(100)
     ]
+    process = {"host": "one", "since": None, "subscriptions": 7, "periodic_work": ["parties"]}
     shown: dict[str, Any] = {
         "time": "2026-05-01T00:00:01.000Z",
+        "processes": [process | {"pid": 11, "answers_this": False}, process | {"pid": 12, "answers_this": True}],
         "platforms": [],
         "subscriptions_here": [],
         "subscriptions_of_ours": [],
@@ -300,6 +391,7 @@ def test_what_is_stuck_for_the_same_reason_is_one_line(capsys):
     output.console().print(_laid_out(shown))
 
     told = capsys.readouterr().out
+    assert "12 (answers this)" in told
     assert "stuck: 100" in told
     assert "L0 for NLEMS at emsp.example.org, and 99 more" in told
     assert told.count("refused: connection refused") == 1

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from engine.clock import SystemClock, ocpi_time
+from engine.clock import Jumps, SystemClock, ocpi_time
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,40 @@ async def test_the_clocks_of_this_machine():
 
     assert abs(clock.now() - time.time()) < 5
     assert abs(clock.monotonic() - asyncio.get_running_loop().time()) < 5
+
+
+class SetClock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.wall, self.running = 1000.0, 5.0
+
+    def now(self) -> float:
+        """Tell what was set."""
+        return self.wall
+
+    def monotonic(self) -> float:
+        """Tell what only grows."""
+        return self.running
+
+
+def test_a_clock_that_was_set_is_noticed_once():
+    """Forward or back; time that passes, and small corrections, are no jumps."""
+    clock = SetClock()
+    jumps = Jumps(clock)
+    clock.wall, clock.running = 1010.4, 15.0
+    assert jumps.look() is None
+
+    clock.wall, clock.running = 4611.4, 16.0
+    forward = jumps.look()
+    assert forward is not None
+    assert forward.at == 4611.4
+    assert forward.by_s == pytest.approx(3600.0)
+    clock.wall, clock.running = 4612.4, 17.0
+    assert jumps.look() is None
+
+    clock.wall, clock.running = 4600.0, 18.0
+    jump = jumps.look()
+    assert jump is not None
+    assert jump.by_s == pytest.approx(-13.4)
+    assert jumps.last == jump

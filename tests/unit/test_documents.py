@@ -13,13 +13,13 @@ from engine.cli.main import app
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-PAGES += sorted((REPOSITORY / "docs").glob("*.md"))
+PAGES += sorted((REPOSITORY / "docs").rglob("*.md"))
 CODE = [path for part in ("engine", "certs", "brokers", "tests") for path in (REPOSITORY / part).rglob("*.py")]
 READING = re.compile(r"(?<![\w.])([BW][1-9][0-9]?)(?![\w.\[\]])")
 """A reading of the draft, as code cites it."""
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
 def test_links_lead_somewhere(page):
     """Whatever a page links to in this repository is there, with the heading that it names."""
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):

@@ -9,6 +9,8 @@ from engine.replication.segments import Stretch
 from engine.store.objects import Owed
 
 ISSUER = "BEBEC"
+SUBSCRIBER = "NLEMS"
+OTHERS = ",DEXYZ,"
 
 
 class Log:
@@ -19,6 +21,7 @@ class Log:
         self.random = random.Random(seed)
         self.end = 0
         self.newest: dict[str, int] = {}  # object → number of its last change
+        self.hidden: set[str] = set()  # objects that are for others now
         self.delivered: dict[str, int] = {}  # object → highest number that the receiver has
         self.filed: dict[str, int] = {}  # object → number of the failed version that is stored
         self.ledger = Ledger(0)
@@ -40,9 +43,11 @@ class Log:
         for key in self.random.sample("abcdef", self.random.randint(1, 4)):
             self.end += 1
             self.newest[key] = self.end
-            pointers.append((ISSUER, key, self.end))
+            audience = self.random.choice((None, None, f",{SUBSCRIBER},DEXYZ,", OTHERS))
+            (self.hidden.add if audience == OTHERS else self.hidden.discard)(key)
+            pointers.append((ISSUER, key, self.end, audience))
         if self.random.random() < 0.8:
-            self.ledger.follow(Stretch(start, self.end, pointers), ISSUER)
+            self.ledger.follow(Stretch(start, self.end, pointers), ISSUER, SUBSCRIBER)
 
     def read(self) -> None:
         """Read what pointers point to, or the next page of the log."""
@@ -52,12 +57,11 @@ class Log:
             if self.random.random() < 0.2:
                 self.ledger.not_loaded(generation)
             else:
-                self.ledger.loaded([self.owed(key) for _, key in keys], self.make)
+                self.ledger.loaded([self.owed(key) for _, key in keys if key not in self.hidden], self.make)
         elif self.ledger.behind:
             after = self.ledger.position
-            page = sorted(
-                (self.owed(key) for key, seq in self.newest.items() if seq > after), key=lambda owed: owed.seq
-            )
+            seen = [key for key, seq in self.newest.items() if seq > after and key not in self.hidden]
+            page = sorted(map(self.owed, seen), key=lambda owed: owed.seq)
             more, page = len(page) > 2, page[:2]
             self.ledger.page(page, end=page[-1].seq if more else self.end, more=more, make=self.make)
 
@@ -87,7 +91,7 @@ class Log:
     def check(self) -> None:
         """Hold the watermark against what is done."""
         for key, seq in self.newest.items():
-            done = max(self.delivered.get(key, 0), self.filed.get(key, 0)) >= seq
+            done = key in self.hidden or max(self.delivered.get(key, 0), self.filed.get(key, 0)) >= seq
             assert done or seq > self.ledger.watermark, f"{key} at {seq} is below the watermark and not done"
 
 
@@ -122,7 +126,7 @@ def test_a_change_of_a_ready_object_is_read_again():
     log.end, log.newest = 1, {"a": 1}
     log.read()
     log.end, log.newest = 2, {"a": 2}
-    log.ledger.follow(Stretch(1, 2, [(ISSUER, "a", 2)]), ISSUER)
+    log.ledger.follow(Stretch(1, 2, [(ISSUER, "a", 2, None)]), ISSUER, SUBSCRIBER)
     log.read()
     job = log.ledger.launch()
 
@@ -134,8 +138,35 @@ def test_a_segment_that_does_not_begin_at_the_position_means_a_walk(start: int):
     """A gap is noticed; what lies behind the position is no gap."""
     ledger = Ledger(2)
     ledger.behind = False
-    ledger.follow(Stretch(start, start + 1, [(ISSUER, "a", start + 1)]), ISSUER)
+    ledger.follow(Stretch(start, start + 1, [(ISSUER, "a", start + 1, None)]), ISSUER, SUBSCRIBER)
 
     key: Key = (ISSUER, "a")
     assert ledger.behind == (start == 3)
     assert not ledger.underway(key)
+
+
+def test_what_is_for_others_is_passed_over():
+    """No look-up for a pointer that names an audience without us; the position goes on, and so does what is for us."""
+    ledger = Ledger(0)
+    ledger.behind = False
+    pointers = [(ISSUER, "theirs", 1, OTHERS), (ISSUER, "ours", 2, f",{SUBSCRIBER},"), (ISSUER, "nobodys", 3, ",")]
+    ledger.follow(Stretch(0, 3, [*pointers, ("BEABC", "strange", 3, None)]), ISSUER, SUBSCRIBER)
+
+    assert ledger.take_pointers(10) == [(ISSUER, "ours")]
+    assert (ledger.position, ledger.watermark) == (3, 1)
+
+
+def test_what_becomes_for_others_while_it_is_ready_is_not_sent():
+    """An object that was read already is read again when its audience no longer has us, and then settled."""
+    log = Log(1)
+    log.end, log.newest = 1, {"a": 1}
+    log.read()
+    assert log.ledger.ready
+
+    log.end, log.newest, log.hidden = 2, {"a": 2}, {"a"}
+    log.ledger.follow(Stretch(1, 2, [(ISSUER, "a", 2, OTHERS)]), ISSUER, SUBSCRIBER)
+    assert not log.ledger.ready
+    log.read()
+
+    assert not log.ledger.ready
+    assert log.ledger.watermark == 2

@@ -38,6 +38,8 @@ from engine.protocol.transitions import IllegalTransition
 from engine.refusals import Refused
 from engine.registration.errands import Errands, pause_s
 from engine.registration.parties import roles_of
+from engine.store.database import Database
+from engine.store.membership import Membership
 
 NEW, CONNECTING, CONNECTED, ENDED = PlatformState
 CERTIFICATE, OFFER, ACCEPTED, REFUSED, HANDSHAKE, BYE, LEAVE = PlatformEvent
@@ -427,6 +429,9 @@ def test_roles_that_are_none(names):
 # -- errands ------------------------------------------------------------------------------------------------
 
 
+ALONE = Membership(Database("sqlite:///nowhere"), SystemClock(), lease_s=5)  # never started: nobody to ask
+
+
 def test_pauses_double_up_to_the_longest():
     """The first pause, twice it, and so on; never beyond the longest, also after a thousand failures."""
     assert [pause_s(n, first_s=1, longest_s=60) for n in (0, 1, 2, 3, 7, 1000)] == [1, 1, 2, 4, 60, 60]
@@ -445,7 +450,7 @@ async def test_one_errand_delays_no_other():
             await asyncio.Event().wait()
         done.set()
 
-    errands = Errands("test", due=due, run=run, clock=SystemClock(), look_again_s=60)
+    errands = Errands("test", due=due, run=run, clock=SystemClock(), membership=ALONE, look_again_s=60)
     await errands.start()
     async with asyncio.timeout(5):
         await hangs.wait()
@@ -466,7 +471,7 @@ async def test_an_errand_that_fails_is_not_done_in_a_hurry_again():
             raise RuntimeError("no")
         others.set()
 
-    errands = Errands("test", due=due, run=run, clock=SystemClock(), look_again_s=60)
+    errands = Errands("test", due=due, run=run, clock=SystemClock(), membership=ALONE, look_again_s=60)
     await errands.start()
     async with asyncio.timeout(5):
         await others.wait()

@@ -11,13 +11,17 @@ from engine.store.database import Pointer, Segment
 
 def segment(count: int) -> Segment:
     """Make a segment with so many pointers."""
-    pointers = tuple(Pointer("NLTNM", f"loc{number}", 7, number) for number in range(1, count + 1))
+    pointers = tuple(Pointer("NLTNM", f"loc{number}", 7, number, ",DEPTX,") for number in range(1, count + 1))
     return Segment("locations", 0, count, pointers)
 
 
 def test_a_segment_carries_where_changes_are_and_nothing_of_them():
-    """Issuer, key and number of each; versions are read with the payload, at the time of sending."""
-    assert decode(encode(segment(2))) == Stretch(0, 2, [("NLTNM", "loc1", 1), ("NLTNM", "loc2", 2)])
+    """Issuer, key, number and audience of each; versions are read with the payload, at the time of sending."""
+    pointers: list[tuple[str, str, int, str | None]] = [
+        ("NLTNM", "loc1", 1, ",DEPTX,"),
+        ("NLTNM", "loc2", 2, ",DEPTX,"),
+    ]
+    assert decode(encode(segment(2))) == Stretch(0, 2, pointers)
 
 
 def test_a_heartbeat_says_where_the_log_ends():

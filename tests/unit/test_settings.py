@@ -129,6 +129,55 @@ def test_reading_leaves_the_values_alone():
     assert values["listener"] == {"port": 1}
 
 
+BEHIND = {"client_certificate_header": "Client-Cert", "proxy_addresses": ["10.0.0.5", "fd00::/64"]}
+
+
+def test_a_proxy_is_named_in_the_file_or_in_the_environment():
+    """Off unless a header is named; a variable holds several addresses."""
+    environment = {"OCPI_ENGINE_LISTENER__PROXY_ADDRESSES": "127.0.0.1, ::1 192.168.1.0/24"}
+    assert settings().listener.client_certificate_header == ""
+    assert settings().listener.proxy_networks == ()
+
+    assert [str(one) for one in settings(listener=BEHIND).listener.proxy_networks] == ["10.0.0.5/32", "fd00::/64"]
+    changed = settings(environment, listener=BEHIND).listener
+    assert changed.proxy_addresses == ("127.0.0.1", "::1", "192.168.1.0/24")
+
+
+@pytest.mark.parametrize(
+    ("change", "named", "said"),
+    [
+        ({"proxy_addresses": []}, "listener", "needs proxy_addresses"),
+        ({"client_certificate_header": ""}, "listener", "need client_certificate_header"),
+        (
+            {"client_certificate_header": "", "proxy_addresses": [], "proxy_tls": True},
+            "listener",
+            "need client_certificate_header",
+        ),
+        ({"client_certificate_header": "Client_Cert"}, "listener.client_certificate_header", "hyphens"),
+        ({"client_certificate_header": "Client-Cert:"}, "listener.client_certificate_header", "hyphens"),
+        ({"proxy_addresses": ["10.0.0.5/24"]}, "listener.proxy_addresses", "has host bits set"),
+        ({"proxy_addresses": ["proxy.example"]}, "listener.proxy_addresses", "write an address or a network"),
+        ({"proxy_addresses": ["10.0.0.5", "0.0.0.0/0"]}, "listener.proxy_addresses", "is everybody"),
+        ({"proxy_addresses": ["::/0"], "proxy_tls": True}, "listener.proxy_addresses", "is everybody"),
+        ({"proxy_addresses": [5]}, "listener.proxy_addresses.0", "valid string"),
+        ({"proxy_addresses": ["1.1.1.1"]}, "listener", "plain HTTP would cross it"),
+        ({"proxy_addresses": ["10.0.0.0/7"]}, "listener", "plain HTTP would cross it"),
+        ({"proxy_addresses": ["2606:4700::/64"]}, "listener", "plain HTTP would cross it"),
+    ],
+)
+def test_half_a_proxy_or_an_open_one_is_refused(change, named, said):
+    """A header without addresses would let anybody be anybody, and addresses without a header do nothing."""
+    (problem,) = problems(listener=BEHIND | change)
+
+    assert problem.startswith(f"{named}: ")
+    assert said in problem
+
+
+def test_a_proxy_that_speaks_tls_to_us_may_be_anywhere():
+    """What passes between us is encrypted then."""
+    assert settings(listener=BEHIND | {"proxy_addresses": ["1.1.1.1"], "proxy_tls": True}).listener.proxy_tls
+
+
 def test_settings_do_not_change():
     """They are read once and passed down."""
     with pytest.raises(ValidationError, match="frozen"):

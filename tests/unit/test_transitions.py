@@ -24,13 +24,13 @@ OUTBOUND_CELLS = """
     ENDED     LIVE        .            .           .         .        ENDED
 """
 INBOUND_CELLS = """
-              WANTED  GRANTED  REFUSED  NOTICE      STILL_THERE  GONE     DUE     UNWANTED    ANSWERED  PLATFORM
-    ASKING    ASKING  LIVE     WAITING  ASKING      .            .        .       CANCELLING  .         ENDED
-    LIVE      ASKING  .        .        CONFIRMING  LIVE         ASKING   .       CANCELLING  .         ENDED
-    CONFIRMING ASKING .        .        CONFIRMING  LIVE         WAITING  .       CANCELLING  .         ENDED
-    WAITING   ASKING  .        .        .           .            .        ASKING  ENDED       .         ENDED
-    CANCELLING ASKING .        .        CANCELLING  .            .        .       CANCELLING  ENDED     ENDED
-    ENDED     ASKING  .        .        .           .            .        .       ENDED       .         ENDED
+              WANTED  GRANTED  REFUSED  NOTICE      STILL_THERE  GONE     DUE     UNWANTED    ANSWERED  PLATFORM  OLDER
+    ASKING    ASKING  LIVE     WAITING  ASKING      .            .        .       CANCELLING  .         ENDED     ASKING
+    LIVE      ASKING  .        .        CONFIRMING  LIVE         ASKING   .       CANCELLING  .         ENDED     ASKING
+    CONFIRMING ASKING .        .        CONFIRMING  LIVE         WAITING  .       CANCELLING  .         ENDED     ASKING
+    WAITING   ASKING  .        .        .           .            .        ASKING  ENDED       .         ENDED     ASKING
+    CANCELLING ASKING .        .        CANCELLING  .            .        .       CANCELLING  ENDED     ENDED     .
+    ENDED     ASKING  .        .        .           .            .        .       ENDED       .         ENDED     .
 """
 
 
