@@ -5,9 +5,11 @@ INSTALLED := $(VENV)/.installed
 PYTHONS   := python3.13 python3.12 python3.11 python3
 CODE      := engine brokers certs tests benchmarks
 
-# Two workers: half of the tests wait for a socket or a process. Tests that cannot bear a neighbour share an xdist_group.
-PYTEST    := -q --no-header -n 2 --dist loadgroup
+# Twice as many workers as cores that a CI machine has: most tests wait for a socket, a process or a date. Tests that
+# cannot bear a neighbour share an xdist_group.
+PYTEST    := -q --no-header -n 4 --dist loadgroup
 ARGS      ?=
+BROKER    := embedded
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format bench requirements lock clean
@@ -17,8 +19,8 @@ help: ## this list
 
 install: $(INSTALLED) ## make .venv and install the engine into it (the other targets do this themselves)
 
-demo: $(INSTALLED) ## two platforms on this machine, from keys to replicated objects; ARGS=--keep to play on
-	@$(VENV)/bin/ocpi-engine demo $(ARGS)
+demo: $(INSTALLED) ## two platforms, from keys to replicated objects; BROKER=rabbitmq: with PostgreSQL, too; ARGS=--keep to play on
+	@$(VENV)/bin/ocpi-engine demo --broker $(BROKER) $(ARGS)
 
 test: lint ## everything: lint, types, all tests; ARGS="-k words" for some of the tests
 	@$(VENV)/bin/python -m pytest $(PYTEST) $(ARGS)

@@ -23,6 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from certs.authority import Authority
 from certs.requests import check_request, make_request
 from tests.support import certificates
+from tests.support.backing import Backing
 from tests.support.certificates import Files, Identity
 from tests.support.peer import BREAK, HTML, SILENCE, Heard, Peer, World, accept, bare, in_turn, refuse, world
 from tests.support.processes import Platform, platforms
@@ -40,10 +41,10 @@ NEXT_WITHIN_S = 30.0
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Platform, Platform]]:
+async def pair(tmp_path_factory: pytest.TempPathFactory, backing: Backing) -> AsyncIterator[tuple[Platform, Platform]]:
     """Two engines that have not met yet; in their logs there is a line for each request."""
     settings = {"OCPI_ENGINE_LOGS__LEVEL": "debug"}
-    async with platforms(tmp_path_factory.mktemp("pair"), settings=settings) as made:
+    async with platforms(tmp_path_factory.mktemp("pair"), settings=settings, backing=backing) as made:
         yield made
         for platform in made:
             check_log(platform)
@@ -59,9 +60,9 @@ async def connected(pair: tuple[Platform, Platform]) -> tuple[Platform, Platform
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def one(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def one(tmp_path_factory: pytest.TempPathFactory, backing: Backing) -> AsyncIterator[World]:
     """One engine; each test brings its own partner."""
-    async with world(tmp_path_factory.mktemp("one"), {"OCPI_ENGINE_LOGS__LEVEL": "debug"}) as made:
+    async with world(tmp_path_factory.mktemp("one"), {"OCPI_ENGINE_LOGS__LEVEL": "debug"}, backing=backing) as made:
         yield made
         check_log(made.engine)
 

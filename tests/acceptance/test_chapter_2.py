@@ -12,6 +12,7 @@ import psutil  # type: ignore[import-untyped]  # has no types of its own
 import pytest
 import pytest_asyncio
 
+from tests.support.backing import Backing
 from tests.support.peer import SUBSCRIBE, Answer, Peer, World, update_body, world
 from tests.support.wires import TURNED_AWAY, check_log, dial, head, request
 
@@ -37,14 +38,14 @@ HUNDRED_MB = 100 * 1024 * 1024
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def one(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def one(tmp_path_factory: pytest.TempPathFactory, backing: Backing) -> AsyncIterator[World]:
     """One impatient engine for all tests here; in its log there is a line for each request."""
     settings = {
         "OCPI_ENGINE_LOGS__LEVEL": "debug",
         "OCPI_ENGINE_LISTENER__HEAD_TIMEOUT_S": str(PATIENCE_S),
         "OCPI_ENGINE_LISTENER__BODY_TIMEOUT_S": str(PATIENCE_S),
     }
-    async with world(tmp_path_factory.mktemp("addressing"), settings) as made:
+    async with world(tmp_path_factory.mktemp("addressing"), settings, backing=backing) as made:
         yield made
         check_log(made.engine)
 

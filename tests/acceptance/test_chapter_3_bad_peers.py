@@ -7,6 +7,7 @@ from typing import Any, Final
 import pytest
 import pytest_asyncio
 
+from tests.support.backing import Backing
 from tests.support.peer import (
     BREAK,
     DRIP,
@@ -56,9 +57,9 @@ RUDE: Final[Mapping[str, Reply]] = {
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def one(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def one(tmp_path_factory: pytest.TempPathFactory, backing: Backing) -> AsyncIterator[World]:
     """One engine for all tests here."""
-    async with world(tmp_path_factory.mktemp("bad-peers")) as made:
+    async with world(tmp_path_factory.mktemp("bad-peers"), backing=backing) as made:
         yield made
 
 
@@ -206,10 +207,11 @@ async def test_an_answer_that_comes_too_late_does_not_count(one: World):
     cpo = await one.new_party("CPO")
     peer = await one.new_peer()
     late = asyncio.Event()
-    asyncio.get_running_loop().call_later(peer.timeout_ms / 1000 + 0.3, late.set)
     peer.script["update"] = in_turn(accept(after=late), accept())
     await peer.subscribe(cpo, MODULE)
     await one.publish(cpo, MODULE, {"A": AVAILABLE})
+    await peer.heard("update", 1)
+    asyncio.get_running_loop().call_later(peer.timeout_ms / 1000 + 0.3, late.set)
     first, second = await peer.heard("update", 2)
     assert second.at - first.at >= peer.timeout_ms / 1000
     await one.when_here(cpo, queue_size=0, delivered_since_start=1, failed_since_start=1)

@@ -9,6 +9,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from tests.support.backing import Backing
 from tests.support.peer import (
     BREAK,
     DRIP,
@@ -35,15 +36,18 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group(
 MODULE = "evsestatuses"
 AVAILABLE, CHARGING, BLOCKED = b'{"status":"AVAILABLE"}', b'{"status":"CHARGING"}', b'{"status":"BLOCKED"}'
 BAD = b'{"status":"ON FIRE"}'
-TARIFF = b'{"currency":"EUR","elements":[{}],"last_updated":"2026-01-01T00:00:00Z"}'
-OTHER_TARIFF = b'{"currency":"SEK","elements":[{}],"last_updated":"2026-01-01T00:00:00Z"}'
+TARIFF = (
+    b'{"currency":"EUR","elements":[{"price_components":[{"type":"FLAT","price":1.5}]}],'
+    b'"last_updated":"2026-01-01T00:00:00Z"}'
+)
+OTHER_TARIFF = TARIFF.replace(b"EUR", b"SEK")
 STATE = {"retry_interval": 1, "current_queue_size": 0, "max_queue_size": 1000}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def one(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def one(tmp_path_factory: pytest.TempPathFactory, backing: Backing) -> AsyncIterator[World]:
     """One engine for all tests here; each brings its own partner and its own party that subscribes."""
-    async with world(tmp_path_factory.mktemp("consumer")) as made:
+    async with world(tmp_path_factory.mktemp("consumer"), backing=backing) as made:
         yield made
 
 

@@ -7,6 +7,7 @@ import pytest
 import pytest_asyncio
 
 from engine.samples import location_of_size, locations
+from tests.support.backing import Backing
 from tests.support.peer import Peer, World, world
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("chapter 3, fidelity")]
@@ -42,9 +43,9 @@ PAYLOADS = {
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def one(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def one(tmp_path_factory: pytest.TempPathFactory, backing: Backing) -> AsyncIterator[World]:
     """One engine for all tests here."""
-    async with world(tmp_path_factory.mktemp("fidelity")) as made:
+    async with world(tmp_path_factory.mktemp("fidelity"), backing=backing) as made:
         yield made
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.support.backing import Backing
 from tests.support.peer import (
     BREAK,
     BREAK_STORED,
@@ -33,14 +34,18 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group(
 
 MODULE = "evsestatuses"
 AVAILABLE, CHARGING, BLOCKED = b'{"status":"AVAILABLE"}', b'{"status":"CHARGING"}', b'{"status":"BLOCKED"}'
+TARIFF = (
+    b'{"currency":"EUR","elements":[{"price_components":[{"type":"FLAT","price":1.5}]}],'
+    b'"last_updated":"2026-01-01T00:00:00Z"}'
+)
 SOON_S = 1.0  # "as immediately as possible" on a machine that runs other tests, too
 LONG_S = 600  # a retry interval that no test waits for
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def one(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def one(tmp_path_factory: pytest.TempPathFactory, backing: Backing) -> AsyncIterator[World]:
     """One engine for all tests here; each brings its own partner and its own party to subscribe to."""
-    async with world(tmp_path_factory.mktemp("producer")) as made:
+    async with world(tmp_path_factory.mktemp("producer"), backing=backing) as made:
         yield made
 
 
@@ -67,8 +72,7 @@ async def marked(one: World, peer: Peer, cpo: str) -> None:
     count = len(peer.of("update", module="tariffs"))
     if count == 0:
         assert (await peer.subscribe(cpo, "tariffs")).code == 1000
-    payload = b'{"currency":"EUR","elements":[{}],"last_updated":"2026-01-01T00:00:00Z"}'
-    await one.publish(cpo, "tariffs", {f"MARK-{count}": payload})
+    await one.publish(cpo, "tariffs", {f"MARK-{count}": TARIFF})
     await peer.heard("update", count + 1, module="tariffs")
 
 
@@ -122,7 +126,7 @@ async def test_a_subscribe_that_cannot_be_served_says_why(one: World, peer: Peer
         (peer.party, MODULE, None, 5003),
         ("no%20party", MODULE, None, 5003),
         (emsp, MODULE, None, 5004),
-        (cpo, "cdrs", None, 5004),
+        (cpo, "tokens", None, 5004),
         (cpo, "commands", None, 5004),
         (cpo, "nonsense", None, 5004),
     ]
@@ -902,9 +906,7 @@ async def test_a_full_update_of_what_is_not_issued_to_the_subscriber_is_5006(one
     other = await one.new_party("CPO")
     await one.publish(other, MODULE, {"OTHERS": AVAILABLE})
     await one.publish(cpo, MODULE, {"SECRET": AVAILABLE}, audience=["NLXXX"])
-    await one.publish(
-        cpo, "tariffs", {"T": b'{"currency":"EUR","elements":[{}],"last_updated":"2026-01-01T00:00:00Z"}'}
-    )
+    await one.publish(cpo, "tariffs", {"T": TARIFF})
     await peer.subscribe(cpo, MODULE)
     for object_id in ("nonsense", "OTHERS", "SECRET", "T", "x" * 39, "x" * 4000, "a b", "é", "a/b"):
         answer = await peer.request(cpo, MODULE, "request-full-update", {"id": object_id})

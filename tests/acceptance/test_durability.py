@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from engine.faults import POINTS
+from tests.support.backing import Backing
 from tests.support.processes import Platform, connected_platforms
 from tests.support.replicas import (
     Traffic,
@@ -90,9 +91,9 @@ class Pair:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
+async def pair(tmp_path_factory: pytest.TempPathFactory, backing: Backing) -> AsyncIterator[Pair]:
     """Two platforms, with a subscription whose first catch-up is done."""
-    async with connected_platforms(tmp_path_factory.mktemp("d"), settings=QUICK) as (cpo, emsp):
+    async with connected_platforms(tmp_path_factory.mktemp("d"), settings=QUICK, backing=backing) as (cpo, emsp):
         traffic = Traffic(cpo, count=COUNT, seed=1)
         await traffic.once(of=range(COUNT))
         await subscribe(emsp, cpo)
@@ -182,4 +183,4 @@ async def test_what_counts_as_delivered_is_there(pair: Pair, seed: int) -> None:
     async with pair.busy(traffic):
         await asyncio.sleep(chance.uniform(0.3, 1.2))  # a random moment
         await asyncio.gather(pair.emsp.kill(), pair.cpo.kill())
-        assert owed_beyond(pair.cpo, pair.emsp) == []
+        assert await owed_beyond(pair.cpo, pair.emsp) == []

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import pytest
 import pytest_asyncio
 
+from tests.support.backing import Backing
 from tests.support.peer import (
     BREAK,
     BREAK_STORED,
@@ -36,7 +37,7 @@ pytestmark = [pytest.mark.xdist_group("one at a time"), pytest.mark.asyncio(loop
 
 COUNT = 60
 RETRY_S = 0.1
-TIMEOUT_MS = 2500  # longer than an engine takes to start, else nothing would show that it waits
+TIMEOUT_MS = 1500  # longer than an engine takes to start (0.4 s), else nothing would show that it waits
 ANSWER_MAX_S = 0.03  # of the receiver, so that there is something in progress when the sender dies
 DIES_WITHIN_S = 30.0
 QUICK = {
@@ -112,9 +113,9 @@ class Delivery:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def one(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def one(tmp_path_factory: pytest.TempPathFactory, backing: Backing) -> AsyncIterator[World]:
     """An engine; each test brings a receiver of its own."""
-    async with world(tmp_path_factory.mktemp("p"), QUICK) as made:
+    async with world(tmp_path_factory.mktemp("p"), QUICK, backing=backing) as made:
         yield made
 
 

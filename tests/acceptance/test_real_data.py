@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.support.backing import Backing
 from tests.support.processes import connected_platforms
 from tests.support.real_data import DATA, lines, need_data
 from tests.support.replicas import copies, difference, subscribe
@@ -19,9 +20,9 @@ class _Line(msgspec.Struct):
 
 @need_data
 @pytest.mark.requirement("R.03.02.08", "R.03.02.10")
-async def test_real_objects_arrive_as_they_are(tmp_path: Path) -> None:
+async def test_real_objects_arrive_as_they_are(tmp_path: Path, backing: Backing) -> None:
     """What a real operator publishes from its files, before and after the subscribe, arrives with its own bytes."""
-    async with connected_platforms(tmp_path) as (cpo, emsp):
+    async with connected_platforms(tmp_path, backing=backing) as (cpo, emsp):
         await subscribe(emsp, cpo, "locations", parallelism_limit=8)
         for module, name in FILES.items():
             await cpo.command("publish", module, str(DATA / name))

@@ -1,19 +1,26 @@
 """A whole engine in the test's process, and a client of its local API."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from engine.app import Engine
-from engine.protocol.ids import PartyId, object_key
+from engine.protocol.ids import ModuleId, PartyId, object_key
+from engine.protocol.modules import all_modules, module
+from engine.protocol.modules.module import Addition, CannotReplace, Issued, Replacement, Wanted
+from engine.protocol.objects import Update
 from engine.registration.folder import make_folder
+from engine.replication import publishing
 from engine.settings import PlatformFolder
 from engine.store import objects, subscriptions
 from engine.store.objects import Change
 from engine.store.platforms import add_platform
+from tests.support.processes import local_api
 
 IDENTITY = "cpo.example.org"
 PARTIES = ("BEBEC", "BEABC")
@@ -30,7 +37,7 @@ class Running:
 
     def as_holder_of(self, token: str | None) -> httpx.AsyncClient:
         """Make a client with another token, or none; close it."""
-        return _client(self.engine.folder, token)
+        return local_api(self.engine.folder, token)
 
     async def publish(self, party: str, module: str, lines: bytes) -> dict[str, Any]:
         """Publish NDJSON lines, and expect an answer."""
@@ -61,6 +68,18 @@ class Running:
         await self.engine.consuming.reload()
         return subscription_id
 
+    async def push(self, subscriber: str, producer: str, module: str, object_id: str, payload: bytes) -> None:
+        """Have the partner push an object under a subscription of ours; raises what it is answered with."""
+        known = self.engine.directory.by_identity(PARTNER)
+        assert known is not None
+        await self.engine.accepting.accept(
+            platform_id=known.id,
+            sender=PartyId(producer),
+            receiver=PartyId(subscriber),
+            module_name=module,
+            update=Update(PartyId(producer), object_id, object_key(object_id), 1, payload),
+        )
+
     async def receive(self, subscription_id: int, module: str, issuer: str, items: Sequence[tuple[str, bytes]]) -> None:
         """Store objects as received under a subscription of ours."""
         changes = [
@@ -69,12 +88,6 @@ class Running:
         ]
         async with self.engine.database.transaction() as tx:
             await objects.store(tx, changes, received=True, now=1_000_000_000.0)
-
-
-def _client(folder: PlatformFolder, token: str | None) -> httpx.AsyncClient:
-    headers = {} if token is None else {"authorization": f"Bearer {token}"}
-    transport = httpx.AsyncHTTPTransport(uds=str(folder.run / "api.sock"))
-    return httpx.AsyncClient(base_url="http://local", transport=transport, headers=headers, timeout=30.0)
 
 
 async def new_platform(root: Path) -> PlatformFolder:
@@ -94,7 +107,28 @@ async def running(folder: PlatformFolder, **settings: str) -> AsyncIterator[Runn
     await engine.start()
     try:
         token = (folder.run / "api-token").read_text().strip()
-        async with _client(folder, token) as client:
+        async with local_api(folder, token) as client:
             yield Running(engine, client)
     finally:
         await engine.stop()
+
+
+def _superseded(
+    old: Issued, wanted: Wanted, _related: Mapping[ModuleId, Sequence[Issued]], _now: float
+) -> list[Addition]:
+    """End the old status by one that says when, and issue what is wanted."""
+    if b"UNKNOWN" in old.payload:
+        raise CannotReplace(f"{old.id} is over already")
+    when = "" if wanted.effective_at is None else f' at="{wanted.effective_at:.0f}"'
+    end = b'{"status":"UNKNOWN", "why":"replaced%b"}' % when.replace('"', "'").encode()
+    ended = Addition(ModuleId("evsestatuses"), wanted.id or f"{old.id}-end", end)
+    return [ended, *(Addition(ModuleId("evsestatuses"), new.id, new.payload) for new in wanted.objects)]
+
+
+def statuses_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the statuses of EVSEs be objects that are replaced by others."""
+    real = module("evsestatuses")
+    assert real is not None
+    how = Replacement(summary="The old status is ended, and FILE has the new ones.", make=_superseded)
+    changed = {one.id: one for one in all_modules()} | {real.id: replace(real, replacement=how)}
+    monkeypatch.setattr(publishing, "module", changed.get)

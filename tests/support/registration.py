@@ -28,6 +28,7 @@ from engine.server.registration import platform_routes
 from engine.server.site import Site
 from engine.settings import PlatformFolder
 from engine.store.database import Database, Tx
+from engine.store.membership import Membership
 
 HOST = "127.0.0.1"
 UNTIL_S = 20.0  # a test that waits longer has failed
@@ -249,7 +250,13 @@ def open_node(folder: PlatformFolder, environment: dict[str, str] | None = None)
     peers = WatchedPeers(settings.peers)
     database.signal = directory.signal = peers.signal = signal
     connections = Connections(
-        database=database, directory=directory, peers=peers, folder=folder, settings=settings, clock=clock
+        database=database,
+        directory=directory,
+        peers=peers,
+        folder=folder,
+        settings=settings,
+        clock=clock,
+        membership=Membership(database, clock, lease_s=settings.replication.lease_s),
     )
     routes = platform_routes(connections=connections, directory=directory, settings=settings, clock=clock)
     answered: list[tuple[str, tuple[str, ...], int]] = []

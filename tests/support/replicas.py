@@ -3,21 +3,24 @@
 import asyncio
 import contextlib
 import random
-import sqlite3
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import httpx
 import msgspec
 
 from engine import samples
 from engine.faults import FAULT_VARIABLE
+from tests.support.postgresql import run
 from tests.support.processes import Platform
 
 LOOK_EVERY_S = 0.05  # how often a watcher looks; what it may not see is wrong whenever it is seen
+
+
+PUBLISHED_WITHIN_S = 8.0  # a process that stands still may have taken the request
 
 
 class Copy(NamedTuple):
@@ -128,21 +131,26 @@ class Traffic:
             assert result["outcome"] in ("created", "changed", "unchanged"), result
             self.promised[result["id"]] = result["version"]
 
-    async def _run(self) -> None:
-        while True:
-            with contextlib.suppress(httpx.TransportError, httpx.HTTPStatusError, OSError):
-                await self.once()
+    async def _run(self, ended: asyncio.Event) -> None:
+        while not ended.is_set():
+            with contextlib.suppress(httpx.TransportError, httpx.HTTPStatusError, OSError):  # TimeoutError is one
+                async with asyncio.timeout(PUBLISHED_WITHIN_S):
+                    await self.once()
             await asyncio.sleep(self._pause_s)
 
     @asynccontextmanager
     async def flowing(self) -> AsyncIterator[None]:
-        """Publish until the block ends, also while the platform is away."""
-        task = asyncio.create_task(self._run())
+        """Publish until the block ends, also while the platform is away.
+
+        The last batch is waited for: one that is broken off is stored all the same, after whatever is looked at next.
+        """
+        ended = asyncio.Event()
+        task = asyncio.create_task(self._run(ended))
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            ended.set()
+            await task
 
 
 @dataclass
@@ -193,19 +201,13 @@ async def start_to_die(platform: Platform, point: str, passage: int) -> None:
             raise
 
 
-def rows(platform: Platform, statement: str) -> list[Any]:
-    """Read the store of a platform that does not run, past all that it would do at its start."""
-    with contextlib.closing(sqlite3.connect(platform.folder / "engine.sqlite")) as connection:
-        return connection.execute(statement).fetchall()
-
-
-def owed_beyond(producer: Platform, consumer: Platform, module: str = "locations") -> list[str]:
+async def owed_beyond(producer: Platform, consumer: Platform, module: str = "locations") -> list[str]:
     """List what a producer that does not run takes for delivered and its consumer, not running either, does not hold.
 
     The watermark says: everything at or below it is delivered, or stands in ``exceptions``.
     """
-    settled = rows(
-        producer,
+    settled = await run(
+        producer.database_url,
         # The module's name is the test's own.
         f"""
         SELECT o.object_key, o.version, o.payload FROM objects o
@@ -217,8 +219,8 @@ def owed_beyond(producer: Platform, consumer: Platform, module: str = "locations
     )
     held = {
         key: Copy(version, payload)
-        for key, version, payload in rows(
-            consumer,
+        for key, version, payload in await run(
+            consumer.database_url,
             f"SELECT object_key, version, payload FROM objects WHERE source_id <> 0 AND module = '{module}'",  # noqa: S608
         )
     }

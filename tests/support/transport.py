@@ -14,12 +14,14 @@ from typing import Any
 
 from certs import tls
 from certs.authority import Authority, Purpose
-from engine.clock import SystemClock
+from certs.forwarded import ForwardedCertificates
+from engine.clock import Clock, SystemClock
 from engine.peers.client import Peer, Peers
 from engine.protocol.errors import Forbidden
 from engine.protocol.ids import PartyId
 from engine.server.addressing import PartyRequests
 from engine.server.exchange import Answer, Handler, Inbound
+from engine.server.proxy import Proxy
 from engine.server.site import Site
 from engine.settings import Listener
 from engine.settings import Peers as PeerSettings
@@ -108,6 +110,9 @@ class FakeDirectory:
             raise Forbidden
         return replace(self.callers[common_name], serial=serial)
 
+    async def look_again(self) -> None:
+        """Learn nothing: there is no other process."""
+
     def heard(self, platform_id: int) -> None:
         """Note it."""
         self.heard_of.append(platform_id)
@@ -139,22 +144,28 @@ async def site(
     party: PartyRequests | None = None,
     prefix: str = "/ocpi",
     context: ssl.SSLContext | None = None,
+    clock: Clock | None = None,
     at: int = 0,
     **limits: Any,
 ) -> AsyncIterator[Site]:
-    """Run a site; without a ``party`` table everything that may be updated is."""
+    """Run a site; without a ``party`` table everything that may be updated is. ``limits`` may set a proxy."""
     directory = directory or FakeDirectory()
     if party is None:
         party = PartyRequests(directory, no_refresh)
         party.register("update", "POST", accept)
+    settings = Listener(host=HOST, port=at, **limits)
+    proxy = None
+    if settings.client_certificate_header:
+        proxy = Proxy(settings, ForwardedCertificates(world.clients.certificate_pem))
     served = Site(
-        Listener(host=HOST, port=at, **limits),
+        settings,
         prefix=prefix,
-        context=context or world.listener(),
+        context=context or (world.listener() if proxy is None else None),
         directory=directory,
         routes=routes or {("versions",): {"GET": accept}},
         party=party,
-        clock=SystemClock(),
+        clock=clock or SystemClock(),
+        proxy=proxy,
     )
     await served.start()
     try:
@@ -197,7 +208,7 @@ class Reply:
 
 
 class Wire:
-    """A TLS connection on which a test writes what it wants."""
+    """A connection on which a test writes what it wants."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -233,9 +244,11 @@ class Wire:
 
 
 @asynccontextmanager
-async def dial(port: int, context: ssl.SSLContext) -> AsyncIterator[Wire]:
-    """Open a connection."""
-    reader, writer = await asyncio.open_connection(HOST, port, ssl=context, server_hostname=HOST)
+async def dial(port: int, context: ssl.SSLContext | None, *, source: str = HOST) -> AsyncIterator[Wire]:
+    """Open a connection, from an address of this machine; without a context in plain HTTP."""
+    reader, writer = await asyncio.open_connection(
+        HOST, port, ssl=context, server_hostname=None if context is None else HOST, local_addr=(source, 0)
+    )
     try:
         yield Wire(reader, writer)
     finally:
@@ -243,19 +256,45 @@ async def dial(port: int, context: ssl.SSLContext) -> AsyncIterator[Wire]:
 
 
 @asynccontextmanager
-async def rude_server(context: ssl.SSLContext, behave: Callable[[Wire], Awaitable[None]]) -> AsyncIterator[int]:
-    """Serve each connection by a function; yields the port."""
+async def stream_server(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    context: ssl.SSLContext | None = None,
+    *,
+    port: int = 0,
+) -> AsyncIterator[int]:
+    """Serve each connection by a function, which is cancelled in the end; yields the port.
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    The tasks are kept here because asyncio keeps none that waits for nothing but itself: such a task and its
+    connection would be collected as garbage in the middle of whatever runs then.
+    """
+    serving: set[asyncio.Task[None]] = set()
+
+    async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
         try:
-            await behave(Wire(reader, writer))
-        except (OSError, asyncio.IncompleteReadError):
-            pass
+            await serve(reader, writer)
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the other side hung up, or the test is over: asyncio wants no handler to end by cancellation
         finally:
             writer.transport.abort()
+            serving.discard(task)
 
-    server = await asyncio.start_server(serve, HOST, 0, ssl=context)
+    server = await asyncio.start_server(begin, HOST, port, ssl=context)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        ending = list(serving)
+        for task in ending:
+            task.cancel()
+        if ending:
+            await asyncio.wait(ending)
+
+
+@asynccontextmanager
+async def rude_server(context: ssl.SSLContext, behave: Callable[[Wire], Awaitable[None]]) -> AsyncIterator[int]:
+    """Serve each TLS connection by a function; yields the port."""
+    async with stream_server(lambda reader, writer: behave(Wire(reader, writer)), context) as port:
+        yield port
