@@ -62,9 +62,8 @@ async def opened(file: Path) -> AsyncEngine:
     return engine
 
 
-async def receive(folder: Path) -> None:
+async def receive(folder: Path, engine: AsyncEngine) -> None:
     """Store each update, commit, answer."""
-    engine = await opened(folder / "receiver.sqlite")
     sessions = async_sessionmaker(engine)
 
     async def update(request: web.Request) -> web.Response:
@@ -92,6 +91,11 @@ async def receive(folder: Path) -> None:
     await web.TCPSite(runner, yardsticks.HOST, 0, ssl_context=yardsticks.listening_context(folder)).start()
     print(runner.addresses[0][1], flush=True)
     await yardsticks.until_input_ends()
+
+
+async def _receive(folder: Path) -> None:
+    engine = await opened(folder / "receiver.sqlite")
+    await receive(folder, engine)
     await engine.dispose()
 
 
@@ -142,6 +146,6 @@ async def send(folder: Path, port: str, receiver_pid: int) -> None:
 if __name__ == "__main__":
     role, folder_name, *rest = sys.argv[1:]
     if role == "receiver":
-        asyncio.run(receive(Path(folder_name)))
+        asyncio.run(_receive(Path(folder_name)))
     else:
         asyncio.run(send(Path(folder_name), rest[0], int(rest[1])))

@@ -7,16 +7,18 @@ there is committed. That costs the receiver nothing.
 import asyncio
 import contextlib
 import json
-import sqlite3
+import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import IO
 
 import aiohttp
 
+from benchmarks.backends import Backend, Place, Rows, place
 from benchmarks.bodies import PARTY, Kind
-from benchmarks.measuring import Sample, Watch, rss_mib
+from benchmarks.measuring import Sample, Servers, Watch, rss_mib
 from engine.settings import PlatformFolder
 from engine.store.objects import log_name
 from tests.support.processes import Platform, connect
@@ -25,49 +27,62 @@ SUBSCRIBERS = ("NLEMS", "NLEMA", "NLEMB", "NLEMC")
 """The first one takes the updates; each of the others takes one snapshot."""
 
 BATCH = 200  # objects in one call of the local API
-POLL_S = 0.002  # between looks at the receiver's log
 WAIT_S = 120.0  # longer than anything here takes
 RETRY_INTERVAL_S = 5.0
+
+
+class Measured(Platform):
+    """A platform whose processes begin as an operator's do, so that their memory is their own."""
+
+    async def launch(
+        self, words: Sequence[str], log: IO[bytes], environment: Mapping[str, str]
+    ) -> asyncio.subprocess.Process:
+        """Start the process that serves."""
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "engine", *words, stdout=log, stderr=log, env=environment
+        )
 
 
 class Logs:
     """Looks at the change logs of a platform's database."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open it for reading only."""
-        file = folder / "engine.sqlite"
-        self._connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True, isolation_level=None)
+    def __init__(self, rows: Rows) -> None:
+        """Read these."""
+        self._rows = rows
 
-    def end(self, log: str) -> int:
+    async def end(self, log: str) -> int:
         """Return the number of the last committed change."""
-        row = self._connection.execute("SELECT last_seq FROM logs WHERE name = ?", (log,)).fetchone()
-        return int(row[0]) if row else 0
+        return await self._rows.number("SELECT last_seq FROM logs WHERE name = ?", log) or 0
 
     async def grown(self, log: str, after: int, count: int) -> None:
         """Wait until a log has so many more changes; the first ever begins at a number taken from a clock."""
         async with asyncio.timeout(WAIT_S):
             while after == 0:
-                first = self._connection.execute("SELECT min(seq) FROM objects WHERE log = ?", (log,)).fetchone()[0]
-                after = 0 if first is None else int(first) - 1
-                await asyncio.sleep(POLL_S)
-            while self.end(log) < after + count:  # noqa: ASYNC110 - another process's database sets no events
-                await asyncio.sleep(POLL_S)
-
-    def close(self) -> None:
-        """Let go."""
-        self._connection.close()
+                first = await self._rows.number("SELECT min(seq) FROM objects WHERE log = ?", log)
+                after = 0 if first is None else first - 1
+                await asyncio.sleep(self._rows.pause_s)
+            while await self.end(log) < after + count:  # noqa: ASYNC110 - another process's database sets no events
+                await asyncio.sleep(self._rows.pause_s)
 
 
 class Engines:
     """A CPO that publishes and an eMSP that receives."""
 
     def __init__(
-        self, cpo: Platform, emsp: Platform, *, publisher: aiohttp.ClientSession, reader: aiohttp.ClientSession
+        self,
+        cpo: Platform,
+        emsp: Platform,
+        *,
+        publisher: aiohttp.ClientSession,
+        reader: aiohttp.ClientSession,
+        received: Logs,
+        servers: Servers,
     ) -> None:
         """Drive these."""
         self.cpo, self.emsp = cpo, emsp
+        self.received = received
         self._publisher, self._reader = publisher, reader
-        self.received = Logs(emsp.folder)
+        self._servers = servers
 
     @property
     def pids(self) -> tuple[int, int]:
@@ -83,20 +98,7 @@ class Engines:
 
     async def publish(self, kind: Kind, numbers: range, *, revision: int) -> None:
         """Publish objects, a batch at a time."""
-        for batch in _batched(numbers):
-            await self._publish_batch(kind, batch, revision)
-
-    async def _publish_batch(self, kind: Kind, numbers: tuple[int, ...], revision: int) -> None:
-        body = b"\n".join(
-            b'{"id":"%b","payload":%b}' % (kind.object_id(number).encode(), kind.payload(number, revision))
-            for number in numbers
-        )
-        headers = {"Content-Type": "application/x-ndjson"}
-        url = f"/api/v1/parties/{PARTY}/objects/{kind.module}"
-        async with self._publisher.post(url, data=body, headers=headers) as answer:
-            counts = await answer.json()
-        if counts["created"] + counts["changed"] != len(numbers):
-            raise AssertionError(f"not all was published: {str(counts)[:500]}")
+        await publish(self._publisher, kind, numbers, revision=revision)
 
     async def subscribe(self, kind: Kind, *, subscriber: str, at_once: int) -> str:
         """Subscribe, and return the subscription's name."""
@@ -127,8 +129,8 @@ class Engines:
     async def updates(self, kind: Kind, *, count: int, revision: int) -> Sample:
         """Publish new versions of so many objects, and wait until all are stored at the receiver."""
         log = log_name(kind.module, received=True)
-        end = self.received.end(log)
-        watch = Watch(*self.pids)
+        end = await self.received.end(log)
+        watch = Watch(*self.pids, self._servers)
         await self.publish(kind, range(1, count + 1), revision=revision)
         await self.received.grown(log, end, count)
         return watch.sample(count)
@@ -138,8 +140,8 @@ class Engines:
     ) -> tuple[str, Sample]:
         """Subscribe a party, and wait until everything is stored for it; returns the subscription too."""
         log = log_name(kind.module, received=True)
-        end = self.received.end(log)
-        watch = Watch(*self.pids)
+        end = await self.received.end(log)
+        watch = Watch(*self.pids, self._servers)
         subscription = await self.subscribe(kind, subscriber=subscriber, at_once=at_once)
         await self.received.grown(log, end, count)
         return subscription, watch.sample(count)
@@ -147,14 +149,14 @@ class Engines:
     async def single_publishes(self, kind: Kind, *, count: int, revision: int, callers: int) -> Sample:
         """As ``updates``, but each object is published by a call of its own."""
         log = log_name(kind.module, received=True)
-        end = self.received.end(log)
+        end = await self.received.end(log)
         numbers = iter(range(1, count + 1))
 
         async def publish() -> None:
             for number in numbers:
                 await self._publish_one(kind, number, revision)
 
-        watch = Watch(*self.pids)
+        watch = Watch(*self.pids, self._servers)
         await asyncio.gather(*(publish() for _ in range(callers)))
         await self.received.grown(log, end, count)
         return watch.sample(count)
@@ -210,36 +212,61 @@ class Engines:
 NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 
 
-def _batched(numbers: range) -> Iterator[tuple[int, ...]]:
-    return (tuple(numbers[start : start + BATCH]) for start in range(0, len(numbers), BATCH))
+async def publish(api: aiohttp.ClientSession, kind: Kind, numbers: range, *, revision: int) -> None:
+    """Publish objects through a local API, a batch at a time."""
+    for start in range(0, len(numbers), BATCH):
+        batch = numbers[start : start + BATCH]
+        body = b"\n".join(
+            b'{"id":"%b","payload":%b}' % (kind.object_id(number).encode(), kind.payload(number, revision))
+            for number in batch
+        )
+        headers = {"Content-Type": "application/x-ndjson"}
+        url = f"/api/v1/parties/{PARTY}/objects/{kind.module}"
+        async with api.post(url, data=body, headers=headers) as answer:
+            counts = await answer.json()
+        if counts.get("created", 0) + counts.get("changed", 0) != len(batch):
+            raise AssertionError(f"not all was published: {str(counts)[:500]}")
 
 
 @asynccontextmanager
-async def engines(folder: Path) -> AsyncIterator[Engines]:
+async def engines(backend: Backend, folder: Path) -> AsyncIterator[Engines]:
     """Make both platforms, connect them and end them."""
-    cpo = Platform(folder / "cpo", identity="cpo.example.org", party=PARTY, role="CPO", settings={})
-    emsp = Platform(folder / "emsp", identity="emsp.example.org", party=SUBSCRIBERS[0], role="EMSP", settings={})
-    try:
-        for platform in (cpo, emsp):
+    async with AsyncExitStack() as stack:
+        made: list[tuple[Platform, Place]] = []
+        for name, party, role in (("cpo", PARTY, "CPO"), ("emsp", SUBSCRIBERS[0], "EMSP")):
+            where = await stack.enter_async_context(place(backend, name))
+            platform = Measured(
+                folder / name,
+                identity=f"{name}.example.org",
+                party=party,
+                role=role,
+                settings=where.settings,
+                made_with=where.made_with,
+            )
+            stack.push_async_callback(platform.stop)
             await platform.make()
             await platform.start()
+            made.append((platform, where))
+        (cpo, _), (emsp, received_at) = made
         for party in SUBSCRIBERS[1:]:
             await emsp.command("parties add", party, "--role", "EMSP")
         await connect(emsp, cpo)
-        async with _api(cpo) as publisher, _api(emsp) as reader:
-            made = Engines(cpo, emsp, publisher=publisher, reader=reader)
-            try:
-                yield made
-            finally:
-                made.received.close()
-    finally:
-        for platform in (cpo, emsp):
-            await platform.stop()
+        rows = await received_at.rows(emsp.folder)
+        stack.push_async_callback(rows.close)
+        yield Engines(
+            cpo,
+            emsp,
+            publisher=await stack.enter_async_context(local_api(cpo)),
+            reader=await stack.enter_async_context(local_api(emsp)),
+            received=Logs(rows),
+            servers=backend.servers(),
+        )
 
 
-def _api(platform: Platform) -> aiohttp.ClientSession:
+def local_api(platform: Platform) -> aiohttp.ClientSession:
     """Talk to a local API. httpx, which the tests use, would take more CPU than what is measured."""
     folder = PlatformFolder(platform.folder)
     headers = {"Authorization": f"Bearer {(folder.run / 'api-token').read_text().strip()}"}
-    connector = aiohttp.UnixConnector(str(folder.run / "api.sock"), limit=0)
+    # The server closes what is idle for five seconds, and a request that it crosses with has no second chance.
+    connector = aiohttp.UnixConnector(str(folder.run / "api.sock"), limit=0, keepalive_timeout=2.0)
     return aiohttp.ClientSession("http://engine", connector=connector, headers=headers)

@@ -6,18 +6,23 @@ else the machine does meanwhile falls on all of them alike.
 
 import os
 import platform
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks import ours, yardsticks
+from benchmarks.backends import RABBITMQ, Backend
 from benchmarks.bodies import KINDS, LOCATIONS, STATUSES, Kind
 from benchmarks.measuring import Sample, percentile
+from benchmarks.queued import Services
+from tests.support.postgresql import new_database
+from tests.support.rabbitmq import rabbitmq_url, remove_named
 
 AT_ONCE = (1, 8, 32)
-BARE, BY_HAND, OURS = "bare", "handwritten", "ours"
+BARE, BY_HAND, OURS = "bare", "by hand", "ours"
 SNAPSHOT_AT_ONCE = 32
 CALLERS = 8  # who publish one object after the other, to find out how many that makes at most
 
@@ -34,9 +39,36 @@ class Plan:
     snapshot: int = 10_000
     singles: int = 800
     delays: int = 500
+    validation_rounds: int = 9
+    validations: int = 5000
+    shared_objects: int = 1000
+    subscriptions: int = 1000
+    changes: int = 6
+    objects: int = 100
+    object_rounds: int = 2
+    idle: int = 10_000
+    idle_s: float = 60.0
 
 
-QUICK = Plan(1, 1500, 100, 600, 200, 2000, 200, 150)
+QUICK = Plan(
+    rounds=1,
+    bare=1500,
+    handwritten=100,
+    ours=600,
+    ours_one_at_a_time=200,
+    snapshot=2000,
+    singles=200,
+    delays=150,
+    validation_rounds=1,
+    validations=500,
+    shared_objects=100,
+    subscriptions=50,
+    changes=3,
+    objects=10,
+    object_rounds=1,
+    idle=200,
+    idle_s=3.0,
+)
 
 
 @dataclass(frozen=True)
@@ -50,8 +82,9 @@ class Delay:
 
 @dataclass
 class Results:
-    """All runs. Samples are by kind of runner, module and number at once."""
+    """All runs on one backend. Samples are by kind of runner, module and number at once."""
 
+    backend: Backend
     samples: dict[tuple[str, str, int], list[Sample]] = field(default_factory=dict)
     snapshots: list[Sample] = field(default_factory=list)
     singles: dict[str, list[Sample]] = field(default_factory=dict)
@@ -68,7 +101,7 @@ class Results:
     def as_json(self) -> dict[str, Any]:
         """Show every run."""
         return {
-            "machine": machine(),
+            "backend": self.backend.name,
             "load_before": self.load_before,
             "load_after": self.load_after,
             "runs": [
@@ -89,14 +122,15 @@ def machine() -> str:
 
 
 class Run:
-    """One run of the whole plan."""
+    """One run of the whole plan on one backend."""
 
-    def __init__(self, plan: Plan, folder: Path, tell: Callable[[str], None]) -> None:
+    def __init__(self, plan: Plan, backend: Backend, folder: Path, tell: Callable[[str], None]) -> None:
         """Measure below this folder; ``tell`` hears what is going on."""
         self._plan = plan
+        self._backend = backend
         self._folder = folder
         self._tell = tell
-        self._results = Results(load_before=os.getloadavg()[0])
+        self._results = Results(backend, load_before=os.getloadavg()[0])
         self._revision = 0
 
     async def results(self) -> Results:
@@ -104,12 +138,14 @@ class Run:
         async with AsyncExitStack() as stack:
             self._tell("starting two platforms and two yardsticks")
             pairs: dict[str, yardsticks.Pair] = {}
-            for name in (BARE, BY_HAND):
-                folder = self._folder / name
+            for name, module in ((BARE, "bare"), (BY_HAND, self._backend.by_hand)):
+                folder = self._folder / module
                 folder.mkdir()
                 yardsticks.make_keys(folder)
-                pairs[name] = await stack.enter_async_context(yardsticks.pair(f"benchmarks.{name}", folder))
-            engines = await stack.enter_async_context(ours.engines(self._folder))
+                if module == RABBITMQ.by_hand:
+                    await stack.enter_async_context(_services(folder))
+                pairs[name] = await stack.enter_async_context(yardsticks.pair(f"benchmarks.{module}", folder))
+            engines = await stack.enter_async_context(ours.engines(self._backend, self._folder))
             self._results.memory_before_mib = engines.memory()
             subscriptions = await self._fill(engines)
             for number in range(1, self._plan.rounds + 1):
@@ -174,3 +210,15 @@ class Run:
         found = await engines.delays(kind, count=plan.delays, revision=self._next_revision(), rate=rate)
         delay = Delay(rate, percentile(found, 50), percentile(found, 99))
         results.delays.setdefault(kind.module, []).append(delay)
+
+
+@asynccontextmanager
+async def _services(folder: Path) -> AsyncIterator[None]:
+    """Make databases and a queue for the worker written by hand, and take them away."""
+    async with new_database() as sender_url, new_database() as receiver_url:
+        services = Services(sender_url, receiver_url, rabbitmq_url(), f"bench-{uuid.uuid4().hex[:12]}-by-hand")
+        services.save(folder)
+        try:
+            yield
+        finally:
+            await remove_named(services.broker_url, queues=[services.queue])

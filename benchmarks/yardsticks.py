@@ -36,8 +36,8 @@ class Order:
     revision: int
 
 
-def make_keys(folder: Path) -> None:
-    """Make both authorities and both certificates, of the kinds that the engine uses."""
+def make_keys(folder: Path) -> Authority:
+    """Make both authorities and both certificates, of the kinds that the engine uses; returns that of the clients."""
     now = SystemClock().now()
     servers = Authority.create("bench servers", now=now, purpose=Purpose.SERVER)
     clients = Authority.create("bench clients", now=now, purpose=Purpose.CLIENT)
@@ -54,6 +54,7 @@ def make_keys(folder: Path) -> None:
     ):
         (folder / name).touch(mode=0o600)
         (folder / name).write_bytes(data)
+    return clients
 
 
 def listening_context(folder: Path) -> SSLContext:
