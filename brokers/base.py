@@ -4,9 +4,9 @@ Nothing here knows what the bytes mean. Whoever puts them has written down elsew
 find every change again by reading that log. So a queue need not be certain; it has to be quick, bounded and
 honest::
 
-    put("locations", segment) ──▶ topic ──┬──▶ queue of one subscription ──▶ take(queue) ──▶ Taken
-                                          ├──▶ queue of another
-    put_to(queue, segment) ───────────────┘
+    put("cdrs", segment) ───────────────▶ topic ──┬──▶ queue of one subscription ──▶ take(queue) ──▶ Taken
+    put("cdrs", segment, only="DEPTX") ───▶ name ──┼──▶ queue of another
+    put_to(queue, segment) ────────────────────────┘
 
 What every backend promises, and ``tests/contract/brokers`` holds it to:
 
@@ -86,10 +86,11 @@ class Broker(Protocol):
         """Return when nothing runs any more; every waiting `take` ends with `BrokerStopped`."""
         ...
 
-    async def ensure(self, queue: str, topics: Collection[str]) -> None:
+    async def ensure(self, queue: str, topics: Collection[str], *, names: Collection[str] = ()) -> None:
         """Make the queue if there is none; from now on it receives what is put under exactly these topics.
 
-        What it holds already stays in it. Raises `BrokerStopped`.
+        That is what is put for all, and what is put only for one of these ``names``. What the queue holds already
+        stays in it. Raises `BrokerStopped`.
         """
         ...
 
@@ -107,8 +108,8 @@ class Broker(Protocol):
         """
         ...
 
-    async def put(self, topic: str, segment: bytes) -> None:
-        """Hand one segment to every queue of this topic.
+    async def put(self, topic: str, segment: bytes, *, only: str | None = None) -> None:
+        """Hand one segment to every queue of this topic, or to those alone that have a name there.
 
         Never waits for a taker, and raises nothing for a queue that is full, for a topic without queues, or
         because the broker is stopped or out of reach: the log is certain, this is only fast.

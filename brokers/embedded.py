@@ -6,6 +6,7 @@ an await between looking and changing, so no lock is needed and a cancelled take
 
 from collections import deque
 from collections.abc import Collection
+from itertools import product
 
 from brokers.base import BrokerStopped, QueueGone, Taken
 from brokers.waiting import Waiters
@@ -14,6 +15,9 @@ QUEUE_LENGTH_MAX = 1_000
 """Segments that one queue holds. A segment is one commit; a taker that is a thousand commits behind is served
 better by reading the log once than by taking them one after the other. The queues of a topic share the bytes
 of a segment, so that this bounds the memory of a topic, not of each queue."""
+
+_Binding = tuple[str, str | None]
+"""A topic, and one of its names; None: what is put for all."""
 
 
 class EmbeddedBroker:
@@ -27,7 +31,7 @@ class EmbeddedBroker:
             raise ValueError(f"a queue holds at least one segment, not {queue_length_max}")
         self._queue_length_max = queue_length_max
         self._queues: dict[str, _Queue] = {}
-        self._bound: dict[str, dict[str, _Queue]] = {}  # topic → its queues by name
+        self._bound: dict[_Binding, dict[str, _Queue]] = {}  # → its queues by name
         self._running = False
 
     async def start(self) -> None:
@@ -42,15 +46,16 @@ class EmbeddedBroker:
         self._queues.clear()
         self._bound.clear()
 
-    async def ensure(self, queue: str, topics: Collection[str]) -> None:
-        """Make the queue if there is none, and bind it to exactly these topics."""
+    async def ensure(self, queue: str, topics: Collection[str], *, names: Collection[str] = ()) -> None:
+        """Make the queue if there is none, and bind it to exactly these topics, under these names."""
         self._check_running()
         made = self._queues.setdefault(queue, _Queue(self._queue_length_max))
-        for topic in made.topics - set(topics):
-            self._unbind(topic, queue)
-        for topic in topics:
-            self._bound.setdefault(topic, {})[queue] = made
-        made.topics = frozenset(topics)
+        wanted = frozenset(product(topics, (None, *names)))
+        for binding in made.bindings - wanted:
+            self._unbind(binding, queue)
+        for binding in wanted:
+            self._bound.setdefault(binding, {})[queue] = made
+        made.bindings = wanted
 
     async def drop(self, queue: str) -> None:
         """Remove the queue with all that is in it; its takers end with `QueueGone`."""
@@ -58,17 +63,17 @@ class EmbeddedBroker:
         dropped = self._queues.pop(queue, None)
         if dropped is None:
             return
-        for topic in dropped.topics:
-            self._unbind(topic, queue)
+        for binding in dropped.bindings:
+            self._unbind(binding, queue)
         dropped.waiters.wake()
 
     async def leave(self, queue: str) -> None:
         """Remove the queue: there is nobody else who could go on with it."""
         await self.drop(queue)
 
-    async def put(self, topic: str, segment: bytes) -> None:
-        """Hand one segment to every queue of this topic."""
-        for queue in self._bound.get(topic, {}).values():
+    async def put(self, topic: str, segment: bytes, *, only: str | None = None) -> None:
+        """Hand one segment to every queue of this topic, or to those alone that have a name there."""
+        for queue in self._bound.get((topic, only), {}).values():
             queue.put(segment)
 
     async def put_to(self, queue: str, segment: bytes) -> None:
@@ -99,11 +104,11 @@ class EmbeddedBroker:
             raise QueueGone(name)
         return found
 
-    def _unbind(self, topic: str, queue: str) -> None:
-        bound = self._bound[topic]
+    def _unbind(self, binding: "_Binding", queue: str) -> None:
+        bound = self._bound[binding]
         del bound[queue]
         if not bound:
-            del self._bound[topic]
+            del self._bound[binding]
 
     def _check_running(self) -> None:
         if not self._running:
@@ -113,11 +118,11 @@ class EmbeddedBroker:
 class _Queue:
     """One queue: what waits in it, and who waits for it."""
 
-    __slots__ = ("_interrupted", "_length_max", "segments", "topics", "waiters")
+    __slots__ = ("_interrupted", "_length_max", "bindings", "segments", "waiters")
 
     def __init__(self, length_max: int) -> None:
         self.segments: deque[bytes] = deque()
-        self.topics: frozenset[str] = frozenset()
+        self.bindings: frozenset[_Binding] = frozenset()
         self._length_max = length_max
         self._interrupted = False
         self.waiters = Waiters()

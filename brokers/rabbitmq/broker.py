@@ -7,6 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Collection
+from itertools import product
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -51,6 +52,9 @@ WEEK_MS: Final = 7 * 24 * 3600 * 1000
 _OF_ONE_QUEUE: Final = (amqp.ChannelNotFoundEntity, amqp.ChannelPreconditionFailed, amqp.ChannelAccessRefused)
 """What concerns one queue and no other; whoever takes from it asks for it again and is told why."""
 
+_Binding = tuple[str, str]
+"""A topic, and the routing key under which its segments come."""
+
 Arrived = tuple[bytes, Wire, int]
 """A segment, the channel that it came on, and its number there."""
 
@@ -70,7 +74,7 @@ class RabbitMqBroker:
         self._options = options
         self._url = options.address()
         self._queues: dict[str, _Queue] = {}
-        self._doomed: dict[str, frozenset[str]] = {}  # dropped here, perhaps not yet there, and what it is bound to
+        self._doomed: dict[str, frozenset[_Binding]] = {}  # dropped here, perhaps not yet there, and its bindings
         self._waiting: set[str] = set()  # queues that have to be declared or consumed
         self._failed: set[str] = set()  # of these, those that did not answer last time
         self._work = asyncio.Event()
@@ -221,8 +225,8 @@ class RabbitMqBroker:
 
     # -- queues -------------------------------------------------------------------------------------------
 
-    async def ensure(self, queue: str, topics: Collection[str]) -> None:
-        """Make the queue if there is none, and bind it to exactly these topics.
+    async def ensure(self, queue: str, topics: Collection[str], *, names: Collection[str] = ()) -> None:
+        """Make the queue if there is none, and bind it to exactly these topics, under these names.
 
         Out of reach, it is made as soon as RabbitMQ is back. Bindings that another process made, under other topics,
         are not known here; names that carry what the queue is for never have any. Raises `BrokerError` for a queue
@@ -232,7 +236,7 @@ class RabbitMqBroker:
         known = self._queues.get(queue)
         if known is None:
             known = self._queues[queue] = _Queue(queue)
-        known.topics = frozenset(topics)
+        known.bindings = frozenset(product(topics, map(_routing_key, (None, *names))))
         self._doomed.pop(queue, None)
         if self._link is None:
             self._waiting.add(queue)
@@ -307,12 +311,12 @@ class RabbitMqBroker:
         name = self._name(queue.name)
         async with link.control() as wire:
             await wire.queue_declare(name, durable=True, arguments=self._arguments(), timeout=timeout_s)
-            for topic in queue.topics - queue.bound:
+            for topic, key in queue.bindings - queue.bound:
                 exchange = await self._exchange(link, wire, topic)
-                await wire.queue_bind(name, exchange, routing_key="#", timeout=timeout_s)
-            for topic in queue.bound - queue.topics:
-                await wire.queue_unbind(name, self._topic(topic), routing_key="#", timeout=timeout_s)
-        queue.bound, queue.made = queue.topics, True
+                await wire.queue_bind(name, exchange, routing_key=key, timeout=timeout_s)
+            for topic, key in queue.bound - queue.bindings:
+                await wire.queue_unbind(name, self._topic(topic), routing_key=key, timeout=timeout_s)
+        queue.bound, queue.made = queue.bindings, True
 
     async def _exchange(self, link: Link, wire: Wire, topic: str) -> str:
         exchange = self._topic(topic)
@@ -347,8 +351,8 @@ class RabbitMqBroker:
         """
         timeout_s, name = self._options.call_timeout_s, self._name(queue)
         async with link.control() as wire:  # for all three, so that a queue of the same name comes after them
-            for topic in self._doomed.get(queue, ()):
-                await wire.queue_unbind(name, self._topic(topic), routing_key="#", timeout=timeout_s)
+            for topic, key in self._doomed.get(queue, ()):
+                await wire.queue_unbind(name, self._topic(topic), routing_key=key, timeout=timeout_s)
             await self._confirmed()
             await wire.queue_delete(name, timeout=timeout_s)
 
@@ -371,8 +375,11 @@ class RabbitMqBroker:
 
     # -- putting ------------------------------------------------------------------------------------------
 
-    async def put(self, topic: str, segment: bytes) -> None:
-        """Hand one segment to every queue of this topic; one that is not confirmed interrupts all that we take from."""
+    async def put(self, topic: str, segment: bytes, *, only: str | None = None) -> None:
+        """Hand one segment to every queue of this topic, or to those alone that have a name there.
+
+        One that is not confirmed interrupts all that we take from.
+        """
         link = self._link
         if link is None:
             self._interrupt_all()
@@ -385,7 +392,7 @@ class RabbitMqBroker:
             except FAILURES as failure:
                 self._not_put(failure)
                 return
-        self._send(link, exchange, "", segment)
+        self._send(link, exchange, _routing_key(only), segment)
 
     async def put_to(self, queue: str, segment: bytes) -> None:
         """Hand one segment to one queue."""
@@ -497,17 +504,22 @@ class RabbitMqBroker:
 
 def queue_name(options: RabbitMqOptions, queue: str) -> str:
     """Say what a queue is called at RabbitMQ."""
-    return _full(options.prefix, "queue", queue)
+    return _full(f"{options.prefix}.queue", queue)
 
 
 def exchange_name(options: RabbitMqOptions, topic: str) -> str:
     """Say what the exchange of a topic is called at RabbitMQ."""
-    return _full(options.prefix, "topic", topic)
+    return _full(f"{options.prefix}.topic", topic)
 
 
-def _full(prefix: str, kind: str, name: str) -> str:
+def _routing_key(only: str | None) -> str:
+    """Say under which key segments for all are routed, and those for a name."""
+    return "all" if only is None else _full("only", only)
+
+
+def _full(prefix: str, name: str) -> str:
     """Write a name that AMQP knows how to write; one that is too long ends in a digest."""
-    full = f"{prefix}.{kind}.{quote(name, safe='').replace('~', '%7E').replace('%', ':')}"
+    full = f"{prefix}.{quote(name, safe='').replace('~', '%7E').replace('%', ':')}"
     if len(full) <= NAME_LENGTH_MAX:
         return full
     digest = hashlib.sha256(name.encode()).hexdigest()
@@ -544,14 +556,14 @@ class _Queue:
     """A queue as this process sees it: what it should be bound to, what has arrived of it, who waits for it."""
 
     __slots__ = (
-        *("attaching", "bound", "buffer", "consumer", "gone", "interrupted", "made", "name", "topics", "waiters"),
+        *("attaching", "bindings", "bound", "buffer", "consumer", "gone", "interrupted", "made", "name", "waiters"),
         "wanted",
     )
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.topics: frozenset[str] = frozenset()
-        self.bound: frozenset[str] = frozenset()
+        self.bindings: frozenset[_Binding] = frozenset()
+        self.bound: frozenset[_Binding] = frozenset()
         self.made = False  # declared once, so that its absence means that somebody deleted it
         self.wanted = False  # somebody takes from it
         self.gone = False

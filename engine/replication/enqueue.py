@@ -1,5 +1,7 @@
 """From a commit to the queues: one segment for each commit and log, put under the module's topic.
 
+What is for few is put to their queues alone (``segments.Routing``).
+
 Segments go out in the order of their commits. What is lost here, or in the broker, a worker finds by walking;
 a heartbeat shows it that something was lost when nothing else follows.
 """
@@ -46,7 +48,7 @@ class Announcer:
         self._arrived = asyncio.Event()
         self._announcing = Background("announce", self._announce)
         self._beating = Background("heartbeat", self._beat, expected=(StoreUnavailable,))
-        self._logs = [module.id for module in all_modules()]
+        self._routing = {str(module.id): segments.Routing() for module in all_modules()}
 
     async def start(self) -> None:
         """Begin to announce."""
@@ -73,23 +75,24 @@ class Announcer:
                 faults.passing("enqueue.announcing")
                 self._changes.reached(segment.log, segment.end)
                 self._signals.ends(segment.log, segment.end)
-                if segment.log in self._logs:
-                    await self._broker.put(segment.log, segments.encode(segment))
+                if segment.log in self._routing:
+                    for party, data in self._routing[segment.log].route(segment):
+                        await self._broker.put(segment.log, data, only=party)
 
     async def _grew_elsewhere(self, ends: Mapping[str, int]) -> None:
         """Wake followers, and workers too unless the broker brings them the segments of other processes."""
         for log, end in ends.items():
             self._changes.reached(log, end)
-            if log in self._logs and not self._broker.shared:
+            if log in self._routing and not self._broker.shared:
                 await self._broker.put(log, segments.heartbeat(end))
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._heartbeat_s)
             for_queues = not self._broker.shared or await self._membership.leads("heartbeat")
-            for log in self._logs:
+            for log, routing in self._routing.items():
                 async with self._database.reading() as tx:
                     end = await objects.last_number(tx, log)
                 self._changes.reached(log, end)
                 if for_queues:
-                    await self._broker.put(log, segments.heartbeat(end))
+                    await self._broker.put(log, routing.heartbeat(end))

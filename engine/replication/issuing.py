@@ -104,7 +104,8 @@ async def issue(tx: Tx, request: Request, now: float) -> list[Published]:
         results.append(Published(item.object_id, outcome, version))
         if outcome != "unchanged":
             known[item.key] = Issued(item.object_id, version, item.payload, item.audience)
-            changes[item.key] = _change(request, item, version)
+            readdressed = before is not None and before.audience != item.audience
+            changes[item.key] = _change(request, item, version, readdressed=readdressed)
     await objects.store(tx, list(changes.values()), received=False, now=now)
     return results
 
@@ -130,7 +131,7 @@ def _violated(object_id: str, violation: SchemaViolation) -> Published:
     return Published(object_id, "refused", reason=str(violation), problems=violation.problems)
 
 
-def _change(request: Request, item: Item, version: int) -> Change:
+def _change(request: Request, item: Item, version: int, *, readdressed: bool) -> Change:
     return Change(
         ISSUED_HERE,
         request.module.id,
@@ -142,4 +143,5 @@ def _change(request: Request, item: Item, version: int) -> Change:
         item.payload,
         item.audience,
         item.concluded_at,
+        readdressed,
     )

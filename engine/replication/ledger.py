@@ -132,7 +132,8 @@ class Ledger:
         """
         if self.behind or stretch.end <= self.position:
             return
-        if stretch.start > self.position or len(self._pointers) > POINTERS_MAX:
+        missed = stretch.start > self.position or stretch.few.get(subscriber, 0) > self.position
+        if missed or len(self._pointers) > POINTERS_MAX:
             self.behind = True
             return
         for pointed_issuer, key, seq, audience in stretch.pointers:

@@ -416,7 +416,8 @@ class PushWorker:
             return
         self._ledger.behind = True
         try:
-            await self._shared.broker.ensure(wanted, [self.subscription.module])
+            subscription = self.subscription
+            await self._shared.broker.ensure(wanted, [subscription.module], names=[subscription.subscriber])
         except BrokerStopped:
             raise
         except BrokerError as error:

@@ -57,13 +57,17 @@ class StoreUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """Where a change is: the object and its version, never its payload. ``audience``: as in its column."""
+    """Where a change is: the object and its version, never its payload. ``audience``: as in its column.
+
+    ``readdressed``: others could see the object before, and have to hear that they cannot any more.
+    """
 
     issuer: str
     object_key: str
     version: int
     seq: int
     audience: str | None = None
+    readdressed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

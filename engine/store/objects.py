@@ -40,7 +40,10 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One object as it is to be stored. ``source_id`` is 0 for what is issued here."""
+    """One object as it is to be stored. ``source_id`` is 0 for what is issued here.
+
+    ``readdressed``: its audience was another one before.
+    """
 
     source_id: int
     module: str
@@ -52,6 +55,7 @@ class Change:
     payload: bytes
     audience: str | None = None
     concluded_at: float | None = None
+    readdressed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +318,8 @@ async def store(tx: Tx, changes: Sequence[Change], *, received: bool, now: float
         ]
         await tx.execute(statement, rows)
         pointers = tuple(
-            Pointer(row["issuer"], row["object_key"], row["version"], row["seq"], row["audience"]) for row in rows
+            Pointer(change.issuer, change.key, change.version, seq, change.audience, change.readdressed)
+            for seq, change in enumerate(batch, start + 1)
         )
         tx.segments.append(Segment(log, start, start + len(batch), pointers))
 

@@ -14,6 +14,8 @@ from engine.peers.objects import Answered, Unanswered
 from engine.protocol.ids import PartyId, object_key
 from engine.replication.changes import Changes
 from engine.replication.enqueue import Announcer
+from engine.replication.ledger import Ledger
+from engine.replication.segments import decode
 from engine.replication.workers import Workers
 from engine.settings import Replication
 from engine.store import exceptions, objects, subscriptions
@@ -119,12 +121,19 @@ class Producer:
         await self.membership.stop()
         await self.database.stop()
 
-    async def publish(self, *ids: str, version: int, payload: bytes = b"{}", over: Collection[str] = ()) -> None:
+    async def publish(
+        self,
+        *ids: str,
+        version: int,
+        payload: bytes = b"{}",
+        over: Collection[str] = (),
+        audience: str | None = None,
+    ) -> None:
         """Store a version of each object; those that are ``over`` are so since 1970."""
         async with self.database.transaction() as tx:
             changes = [
                 Change(
-                    ISSUED_HERE, "locations", ISSUER, object_key(i), i, version, 0, payload,
+                    ISSUED_HERE, "locations", ISSUER, object_key(i), i, version, 0, payload, audience,
                     concluded_at=1.0 if i in over else None,
                 )
                 for i in ids
@@ -269,3 +278,29 @@ async def test_an_outage_costs_probes_not_one_failure_for_each_object(tmp_path: 
     assert 3 <= failed <= 20
     assert owed == 200
     assert len(observer.copies) == 200
+
+
+async def test_what_is_addressed_to_few_disturbs_no_other_queue(tmp_path: Path) -> None:
+    """A segment goes to the queues of those who may see what changed; the others hear of the numbers with the next."""
+    observer = Observer(4, retry_interval_s=0.05, timeout_s=TIMEOUT_S)
+    addressed = {"A": ",DEXYZ,", "B": ",NLEMS,", "C": ",NLEMS,", "D": None, "E": ",NLEMS,"}
+    async with producer(tmp_path, Receiver(observer, seed=1, faulty=0)) as made:
+        await made.publish("before", version=1)
+        async with made.database.reading() as tx:
+            other = Ledger(await objects.last_number(tx, "locations"))
+        other.behind = False
+        await made.broker.ensure("of another", ["locations"], names=["DEXYZ"])
+        subscription_id = await made.subscribe(4, 0.05)
+        for object_id, audience in addressed.items():
+            await made.publish(object_id, version=1, audience=audience)
+        async with asyncio.timeout(60):
+            await made.drained(subscription_id)
+        taken = [decode(data) for data in (await made.broker.take("of another", limit=100)).segments]
+
+    for stretch in taken:
+        other.follow(stretch, ISSUER, "DEXYZ")
+    assert [key for stretch in taken for _, key, _, _ in stretch.pointers] == ["a", "d"]
+    assert [key for _, key in other.take_pointers(10)] == ["a", "d"]
+    assert not other.behind, "it need not read the log for what was not for it"
+    assert observer.violations == []
+    assert observer.copies == {(ISSUER, key): 1 for key in ("before", *"bcde")}

@@ -43,16 +43,16 @@ class PassingBroker(RabbitMqBroker):
         """Return what a queue is called at RabbitMQ."""
         return queue_name(self.options, queue)
 
-    async def ensure(self, queue: str, topics: Collection[str]) -> None:
+    async def ensure(self, queue: str, topics: Collection[str], *, names: Collection[str] = ()) -> None:
         """Remember what is made."""
         self._made.add(queue)
         self._used.update(topics)
-        await super().ensure(queue, topics)
+        await super().ensure(queue, topics, names=names)
 
-    async def put(self, topic: str, segment: bytes) -> None:
+    async def put(self, topic: str, segment: bytes, *, only: str | None = None) -> None:
         """Remember what is used."""
         self._used.add(topic)
-        await super().put(topic, segment)
+        await super().put(topic, segment, only=only)
 
     async def stop(self) -> None:
         """Stop, and take everything away."""

@@ -56,6 +56,30 @@ async def test_a_topic_reaches_each_of_its_queues_once(broker: Broker):
         await holds(broker, queue, 0)
 
 
+async def test_what_is_only_for_some_reaches_no_other(broker: Broker):
+    """What is put for a name arrives once in the queues that have it at this topic; what is put for all, in all."""
+    await broker.ensure("mine", ["cdrs", "tokens"], names=["DEPTX", "a.#"])
+    await broker.ensure("too", ["cdrs"], names=["DEPTX"])
+    await broker.ensure("theirs", ["cdrs"], names=["NLEMS", "*"])
+    await broker.ensure("nameless", ["cdrs"])
+
+    await broker.put("cdrs", b"for one", only="DEPTX")
+    await broker.put("sessions", b"of another topic", only="DEPTX")
+    await broker.put("cdrs", b"for nobody", only="BEBEC")
+    await broker.put("cdrs", b"named oddly", only="a.#")
+    await broker.put("cdrs", b"for all")
+    await broker.ensure("mine", ["cdrs"], names=["NLEMS"])
+    await broker.put("cdrs", b"renamed", only="NLEMS")
+    await broker.put("cdrs", b"no longer", only="DEPTX")
+
+    assert await take(broker, "mine", 4) == [b"for one", b"named oddly", b"for all", b"renamed"]
+    assert await take(broker, "too", 3) == [b"for one", b"for all", b"no longer"]
+    assert await take(broker, "theirs", 2) == [b"for all", b"renamed"]
+    assert await take(broker, "nameless", 1) == [b"for all"]
+    for queue in ("mine", "too", "theirs", "nameless"):
+        await holds(broker, queue, 0)
+
+
 async def test_order_is_kept(broker: Broker):
     """Normally segments are taken in the order in which they were put, by topic or by name."""
     await broker.ensure("queue", ["locations"])
