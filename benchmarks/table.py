@@ -196,12 +196,17 @@ def _goals(results: Results) -> RenderableType:
     table = Table(box=None, padding=(0, 2), pad_edge=False, show_header=False)
     table.add_row()
     table.add_row(Text(f"goals at {GOAL_AT_ONCE} at once", style="bold"))
+    goal_times = results.backend.by_hand_times
     for kind in KINDS.values():
         share = _ratio(results, BARE, kind, GOAL_AT_ONCE)
         table.add_row(f"{kind.module}: a fifth of (a)", f"{share:.2f}", _verdict(met=share >= BARE_SHARE))
-        times, goal_times = _ratio(results, BY_HAND, kind, GOAL_AT_ONCE), results.backend.by_hand_times
-        goal = f"{kind.module}: {goal_times:.0f} times {_letter(results)}"
+        times = _ratio(results, BY_HAND, kind, GOAL_AT_ONCE)
+        goal = f"{kind.module}: {goal_times:.0f} times {_letter(results)}, with publishing"
         table.add_row(goal, f"{times:.1f}", _verdict(met=times >= goal_times))
+    by_hand = Figure.of([sample.rate for sample in results.samples[BY_HAND, LOCATIONS.module, GOAL_AT_ONCE]]).median
+    times = Figure.of([sample.rate for sample in results.snapshots]).median / by_hand
+    goal = f"{LOCATIONS.module}: {goal_times:.0f} times {_letter(results)}, published before, as for {_letter(results)}"
+    table.add_row(goal, f"{times:.1f}", _verdict(met=times >= goal_times))
     cpu = Figure.of(list(map(_both, results.samples[OURS, LOCATIONS.module, GOAL_AT_ONCE]))).median
     goal_us = results.backend.cpu_max_us
     goal = f"{LOCATIONS.module}: CPU of both ends at most {goal_us:.0f} µs"
@@ -216,7 +221,7 @@ def _legend(results: Results) -> RenderableType:
         "clock starts. ocpi-engine: from the first call of the local API, in batches of 200, until all is",
         "committed at the receiver; the CPU of all that is in it. The delay runs from the moment at which a",
         "call is due to the arrival on the receiver’s stream of changes, one object a call, at half the rate",
-        "that this can reach.",
+        f"that this can reach. Published before, as for {_letter(results)}: the snapshot, at 32 at once.",
     ]
     if results.backend.has_servers:
         lines.append("Servers: PostgreSQL and RabbitMQ, all that they did meanwhile.")
