@@ -85,6 +85,24 @@ async def test_a_token_that_others_could_read_is_not_used(tmp_path: Path):
             pass
 
 
+async def test_a_client_that_hangs_up_is_no_error_of_ours(platform: Running, caplog: pytest.LogCaptureFixture):
+    """Half a body stores nothing, and an operator reads no trace of it."""
+    token = (platform.folder / "run" / "api-token").read_text().strip()
+    head = f"POST {STATUSES} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 1000\r\n\r\n"
+    with caplog.at_level("INFO"):
+        _, writer = await asyncio.open_unix_connection(str(platform.folder / "run" / "api.sock"))
+        writer.write(head.encode() + b'{"id":"E1"')
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        async with asyncio.timeout(10):
+            while not [record for record in caplog.records if getattr(record, "action", "") == "api.hung_up"]:
+                await asyncio.sleep(0.01)  # the log sets no event
+
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+    assert (await platform.client.get("/api/v1/issued/evsestatuses")).json()["objects"] == []
+
+
 async def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path):
     """What a killed process left behind is removed; where another process answers, the start is refused."""
     folder = await new_platform(tmp_path / "cpo")

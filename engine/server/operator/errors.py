@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from certs.errors import CertificateError
 from engine.refusals import NotAccepted, NotFoundHere, PeerSaidNo, PeerUnreachable, Refused
@@ -71,6 +72,9 @@ def problem_of(error: Exception) -> Problem:
             )
         case RequestValidationError():
             return Problem(422, "the request is not as it should be", "see problems", _fields(error))
+        case ClientDisconnect():
+            _log.info("a client hung up in the middle of its request", extra={"action": "api.hung_up"})
+            return Problem(400, "the request ended before its body did", MEND)
         case HTTPException():
             return Problem(error.status_code, str(error.detail), _hint(error.status_code))
         case _:
@@ -113,6 +117,7 @@ def install(app: FastAPI) -> None:
         StoreUnavailable,
         RequestValidationError,
         HTTPException,
+        ClientDisconnect,
     ):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(Exception, answer)
