@@ -75,7 +75,7 @@ class Broker(Protocol):
 
     @property
     def shared(self) -> bool:
-        """Whether what is put here reaches takers in other processes."""
+        """Whether what is put here now reaches takers in other processes."""
         ...
 
     async def start(self) -> None:

@@ -62,8 +62,6 @@ Arrived = tuple[bytes, Wire, int]
 class RabbitMqBroker:
     """The `brokers.base.Broker` that several processes share."""
 
-    shared: bool = True
-
     def __init__(self, options: RabbitMqOptions) -> None:
         """Use this RabbitMQ; nothing is connected before `start`.
 
@@ -83,11 +81,17 @@ class RabbitMqBroker:
         self._puts: set[asyncio.Task[None]] = set()
         self._acknowledging: set[asyncio.Task[None]] = set()
         self._trouble: Trouble | None = None
+        self._blocked: Trouble | None = None  # RabbitMQ takes nothing that is published, on this connection
+
+    @property
+    def shared(self) -> bool:
+        """Whether what is put here now reaches other processes: not without a connection, nor during an alarm."""
+        return self._open() is not None
 
     @property
     def trouble(self) -> Trouble | None:
         """What is wrong with the connection; None while all is well."""
-        return self._trouble
+        return self._trouble or self._blocked
 
     # -- life ---------------------------------------------------------------------------------------------
 
@@ -121,7 +125,7 @@ class RabbitMqBroker:
             await asyncio.gather(*ended, return_exceptions=True)
         if self._link is not None:
             await self._link.close()
-            self._link = None
+            self._link = self._blocked = None
         queues, self._queues = self._queues, {}
         for queue in queues.values():
             queue.waiters.wake()
@@ -146,7 +150,7 @@ class RabbitMqBroker:
             await self._lose(link)
 
     async def _connect(self) -> Link:
-        link = Link(self._options, self._url, self._cancelled, self._channel_closed)
+        link = Link(self._options, self._url, self._cancelled, self._channel_closed, self._on_blocked)
         await link.open()
         _log.info("connected to RabbitMQ at %s", shown(self._url), extra={"action": "broker_connected"})
         return link
@@ -156,6 +160,17 @@ class RabbitMqBroker:
         since = now if self._trouble is None else self._trouble.since
         self._trouble = Trouble(why, since, now + next_s)
 
+    def _on_blocked(self, why: str | None) -> None:
+        """RabbitMQ has an alarm, or is over it: until then nothing is put, and the log is read instead."""
+        if why is None:
+            self._blocked = None
+            _log.warning("RabbitMQ takes segments again", extra={"action": "broker_unblocked"})
+            return
+        said = f"RabbitMQ at {shown(self._url)} takes nothing until its alarm is over: {why}"
+        self._blocked = Trouble(said, time.time())
+        _log.warning("%s", said, extra={"action": "broker_blocked"})
+        self._interrupt_all()
+
     def _begin_again(self) -> None:
         """Have every queue looked at on a connection that knows none of them."""
         self._waiting.update(self._queues)
@@ -164,6 +179,7 @@ class RabbitMqBroker:
     async def _lose(self, link: Link) -> None:
         """A connection is gone: whatever was under way may be lost."""
         self._link = None
+        self._blocked = None
         self._note(f"the connection to RabbitMQ at {shown(self._url)} was lost")
         _log.warning("the connection to RabbitMQ at %s was lost", shown(self._url), extra={"action": "broker_lost"})
         for queue in self._queues.values():
@@ -380,7 +396,7 @@ class RabbitMqBroker:
 
         One that is not confirmed interrupts all that we take from.
         """
-        link = self._link
+        link = self._open()
         if link is None:
             self._interrupt_all()
             return
@@ -396,11 +412,15 @@ class RabbitMqBroker:
 
     async def put_to(self, queue: str, segment: bytes) -> None:
         """Hand one segment to one queue."""
-        link = self._link
+        link = self._open()
         if link is None:
             self._interrupt_all()
         else:
             self._send(link, "", self._name(queue), segment)
+
+    def _open(self) -> Link | None:
+        """Return the connection if RabbitMQ takes what is published on it."""
+        return self._link if self._blocked is None else None
 
     def _send(self, link: Link, exchange: str, routing_key: str, segment: bytes) -> None:
         """Publish without waiting; tasks begin in the order in which they are made, and so do the segments."""
@@ -536,7 +556,7 @@ async def remove(options: RabbitMqOptions, *, queues: Collection[str], topics: C
         pass
 
     try:
-        link = Link(options, options.address(), ignore, ignore)
+        link = Link(options, options.address(), ignore, ignore, lambda _why: None)
     except ValueError as error:
         raise BrokerError(str(error)) from error
     await link.open()

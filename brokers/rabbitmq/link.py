@@ -14,7 +14,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aiormq import exceptions as amqp
 from aiormq.abc import AbstractChannel as Wire
 from aiormq.abc import DeliveredMessage
-from pamqp.commands import Basic
+from pamqp.commands import Basic, Connection
 from yarl import URL
 
 from brokers.base import BrokerError
@@ -94,11 +94,14 @@ class Link:
         url: URL,
         on_cancelled: Callable[[Consumer], Awaitable[None]],
         on_channel_closed: Callable[[Wire], Awaitable[None]],
+        on_blocked: Callable[[str | None], None],
     ) -> None:
+        """Prepare it. ``on_blocked`` is told why RabbitMQ takes nothing that is published, and None when it does."""
         self._options = options
         self._url = url
         self._on_cancelled = on_cancelled
         self._on_channel_closed = on_channel_closed
+        self._on_blocked = on_blocked
         self._connections: list[AbstractConnection] = []
         self._publisher: AbstractChannel | None = None
         self._publisher_lock = asyncio.Lock()
@@ -134,6 +137,7 @@ class Link:
             self._connections.append(connection)
             _check_version(connection, self._url)
             connection.close_callbacks.add(self._end)
+        _hear_of_blocks(self._connections[0], self._on_blocked)
         await self.publisher()
 
     async def close(self) -> None:
@@ -233,6 +237,33 @@ def shown(url: URL) -> str:
 def told(failure: BaseException) -> str:
     """Write what a failure says of itself."""
     return str(failure) or type(failure).__name__
+
+
+def _hear_of_blocks(connection: AbstractConnection, tell: Callable[[str | None], None]) -> None:
+    """Have it told what RabbitMQ says when it stops reading a connection, and when it goes on.
+
+    aiormq writes the reason into its log and tells nobody, so its handlers of these two frames are put behind ours.
+    """
+    wire = connection.transport.connection if connection.transport is not None else None
+
+    def before(name: str, told: Callable[[Any], None]) -> None:
+        name = f"_Connection__handle_connection_{name}"
+        handle = getattr(wire, name)
+
+        async def handled(frame: Any) -> None:
+            told(frame)
+            await handle(frame)
+
+        setattr(wire, name, handled)
+
+    def blocked(frame: Connection.Blocked) -> None:
+        tell(frame.reason or "for a reason that it does not tell")
+
+    def unblocked(_frame: Connection.Unblocked) -> None:
+        tell(None)
+
+    before("blocked", blocked)
+    before("unblocked", unblocked)
 
 
 def _check_version(connection: AbstractConnection, url: URL) -> None:

@@ -74,16 +74,19 @@ class Announcer:
             for segment in waiting:
                 faults.passing("enqueue.announcing")
                 self._changes.reached(segment.log, segment.end)
-                self._signals.ends(segment.log, segment.end)
+                self._signals.ends(segment.log, segment.end, queued=self._broker.shared)
                 if segment.log in self._routing:
                     for party, data in self._routing[segment.log].route(segment):
                         await self._broker.put(segment.log, data, only=party)
 
-    async def _grew_elsewhere(self, ends: Mapping[str, int]) -> None:
-        """Wake followers, and workers too unless the broker brings them the segments of other processes."""
+    async def _grew_elsewhere(self, ends: Mapping[str, int], *, queued: bool) -> None:
+        """Wake followers, and workers too unless the broker brings them the segments of other processes.
+
+        One that takes nothing from the other process may not have told this one yet: it does when asked to.
+        """
         for log, end in ends.items():
             self._changes.reached(log, end)
-            if log in self._routing and not self._broker.shared:
+            if log in self._routing and not (queued and self._broker.shared):
                 await self._broker.put(log, segments.heartbeat(end))
 
     async def _beat(self) -> None:
@@ -95,4 +98,6 @@ class Announcer:
                     end = await objects.last_number(tx, log)
                 self._changes.reached(log, end)
                 if for_queues:
+                    if not self._broker.shared:  # the others may not know that no heartbeat comes
+                        self._signals.ends(log, end, queued=False)
                     await self._broker.put(log, routing.heartbeat(end))

@@ -16,7 +16,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -38,6 +38,14 @@ Heard = Callable[[frozenset[int]], Awaitable[None]]
 """Hears which keys changed; empty: any may have."""
 
 
+class LogsHeard(Protocol):
+    """Hears where logs end, and whether a queue that processes share brought what is new there."""
+
+    async def __call__(self, ends: Mapping[str, int], *, queued: bool) -> None:
+        """Take it in."""
+        ...
+
+
 class Signals:
     """Tells other processes what a transaction touched, and hears it from them.
 
@@ -46,7 +54,7 @@ class Signals:
 
     def __init__(self, database: Database, membership: Membership) -> None:
         """Use these. ``on_logs`` hears where logs end; ``subscribe`` takes everything else."""
-        self.on_logs: Callable[[Mapping[str, int]], Awaitable[None]] | None = None
+        self.on_logs: LogsHeard | None = None
         self._database = database
         self._membership = membership
         self._process_id = membership.process_id
@@ -55,6 +63,7 @@ class Signals:
         self._unheard: Mapping[str, int] = {}  # what the last look found
         self._inbox: asyncio.Queue[str | None] = asyncio.Queue()
         self._ends: dict[str, int] = {}
+        self._ends_queued = True
         self._ends_grown = asyncio.Event()
         self._parts = [
             Background("listen", self._listen, expected=(StoreUnavailable,)),
@@ -95,10 +104,11 @@ class Signals:
             message["keys"] = [] if everything else sorted(told)
             await processes.notify(tx, CHANNEL, json.dumps(message))
 
-    def ends(self, log: str, end: int) -> None:
-        """Tell soon where a log ends."""
+    def ends(self, log: str, end: int, *, queued: bool) -> None:
+        """Tell soon where a log ends; not ``queued``: no queue tells it to the others."""
         if self._membership.others and end > self._ends.get(log, 0):
             self._ends[log] = end
+            self._ends_queued &= queued
             self._ends_grown.set()
 
     async def _tell_ends(self) -> None:
@@ -107,8 +117,10 @@ class Signals:
             await asyncio.sleep(LOGS_EVERY_S)
             self._ends_grown.clear()
             ends, self._ends = self._ends, {}
+            queued, self._ends_queued = self._ends_queued, True
+            message = {"from": self._process_id, "ends": ends, "queued": queued}
             async with self._database.reading() as tx:
-                await processes.notify(tx, CHANNEL, json.dumps({"from": self._process_id, "ends": ends}))
+                await processes.notify(tx, CHANNEL, json.dumps(message))
 
     # -- hearing ------------------------------------------------------------------------------------------
 
@@ -147,7 +159,7 @@ class Signals:
         ours = message["from"] == self._process_id
         if "ends" in message:
             if not ours and self.on_logs is not None:
-                await self.on_logs(message["ends"])
+                await self.on_logs(message["ends"], queued=message.get("queued", True))
             return
         kind, number = message["kind"], message["number"]
         known = self._numbers.get(kind, 0)

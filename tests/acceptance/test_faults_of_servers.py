@@ -11,7 +11,7 @@ import pytest
 from tests.acceptance.test_several_processes import Scene, scene
 from tests.support.backing import servers
 from tests.support.postgresql import Server, run
-from tests.support.rabbitmq import Node
+from tests.support.rabbitmq import ALARMS, Alarm, Node
 
 pytestmark = [pytest.mark.xdist_group("services of our own"), pytest.mark.timeout(300)]
 
@@ -36,7 +36,7 @@ async def queues_in_use(under_way: Scene, node: Node) -> list[str]:
 
 @pytest.mark.requirement("R.03.02.16", "R.03.02.17", "R.03.02.18", "R.03.03.01")
 async def test_rabbitmq_under_load(tmp_path: Path, node: Node):
-    """Connections closed, a queue deleted, an alarm, a stop, a kill, an emptied broker, one after the other."""
+    """Connections closed, a queue deleted, a stop, a kill, an emptied broker, one after the other."""
     async with scene(tmp_path, processes=2, seed=5, backing=servers(rabbitmq=node.url)) as under_way:
         names = await queues_in_use(under_way, node)
         await ctl(node, "close_all_connections", "a test")
@@ -46,11 +46,6 @@ async def test_rabbitmq_under_load(tmp_path: Path, node: Node):
         await ctl(node, "delete_queue", names[0])
         await under_way.more(SEEN_BETWEEN)
         await queues_in_use(under_way, node)
-
-        await ctl(node, "set_vm_memory_high_watermark", "0.0000001")
-        await under_way.more(SEEN_BETWEEN)
-        await ctl(node, "set_vm_memory_high_watermark", "0.4")
-        await under_way.more(SEEN_BETWEEN)
 
         await ctl(node, "stop_app")
         await under_way.more(SEEN_BETWEEN)
@@ -66,6 +61,34 @@ async def test_rabbitmq_under_load(tmp_path: Path, node: Node):
             await ctl(node, word)
         await under_way.more(SEEN_BETWEEN)
         await queues_in_use(under_way, node)
+
+
+async def told_and_flowing(under_way: Scene, reason: str) -> None:
+    """Wait until state names what is wrong, and then until something more arrived of what each process pushes."""
+    await under_way.made.engine.wait_for(
+        lambda state: any("queues" in stuck["what"] and reason in stuck["why"] for stuck in state["stuck"])
+    )
+    for process in await under_way.processes(2):
+        theirs = await under_way.observed(process["id"])
+        await under_way.more(SEEN_BETWEEN, of=theirs)
+
+
+@ALARMS
+@pytest.mark.requirement("R.03.02.16", "R.03.02.17", "R.03.02.18", "R.03.03.01")
+async def test_an_alarm_of_rabbitmq_under_load(tmp_path: Path, node: Node, alarm: Alarm):
+    """A full disk or memory of RabbitMQ is named, both processes go on, also after a start; then all is well again."""
+    async with scene(tmp_path, processes=2, seed=7, backing=servers(rabbitmq=node.url)) as under_way:
+        await queues_in_use(under_way, node)
+        await ctl(node, *alarm.raised)
+        await told_and_flowing(under_way, alarm.reason)
+
+        assert await under_way.made.engine.stop() == 0
+        await under_way.made.engine.start()
+        await told_and_flowing(under_way, alarm.reason)
+
+        await ctl(node, *alarm.lifted)
+        await queues_in_use(under_way, node)
+        await under_way.more(SEEN_BETWEEN)
 
 
 @pytest.mark.requirement("R.03.02.16", "R.03.02.17", "R.03.02.18", "R.03.03.01")

@@ -7,7 +7,7 @@ and PostgreSQL, and takes them away from each other by signals: killed, frozen b
 import os
 import random
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,14 +74,15 @@ class Scene:
             each for each, subscriber in zip(self.observers, self.peer.parties, strict=True) if subscriber in pushed
         ]
 
-    def seen(self) -> int:
-        """Count attempts that receivers saw."""
-        return sum(len(observer.attempts) for observer in self.observers)
+    async def more(self, count: int = 40, *, of: Sequence[Observer] | None = None) -> None:
+        """Wait until receivers, or these of them, saw some more attempts."""
+        watched = self.observers if of is None else of
 
-    async def more(self, count: int = 40) -> None:
-        """Wait until receivers saw some more."""
-        wanted = self.seen() + count
-        await self.peer.until(lambda: self.seen() >= wanted)
+        def seen() -> int:
+            return sum(len(observer.attempts) for observer in watched)
+
+        wanted = seen() + count
+        await self.peer.until(lambda: seen() >= wanted)
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ import pytest_asyncio
 from brokers.base import BrokerError, QueueGone
 from brokers.rabbitmq import QueueType, RabbitMqBroker, link
 from tests.support.generated import REPOSITORY
-from tests.support.rabbitmq import Node, PassingBroker
+from tests.support.rabbitmq import ALARMS, Alarm, Node, PassingBroker
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("rabbitmq of our own")]
 
@@ -75,6 +75,11 @@ async def flows(broker: RabbitMqBroker, segment: bytes, queue: str = "queue") ->
             if segment in with_patience.result().segments:
                 return
             await asyncio.sleep(0.05)  # while there is no connection, every put is an interruption
+
+
+def why(broker: RabbitMqBroker) -> str:
+    """Say what is wrong with a broker; nothing: all is well."""
+    return "" if broker.trouble is None else broker.trouble.why
 
 
 async def at_rabbitmq(node: Node, queue: str) -> bool:
@@ -148,17 +153,48 @@ async def test_an_emptied_server(broker: PassingBroker, node: Node):
     await flows(broker, b"after")
 
 
-async def test_a_memory_alarm(broker: PassingBroker, node: Node):
-    """A RabbitMQ that takes nothing more holds nobody up; that segments were lost is told."""
-    await asyncio.to_thread(node.ctl, "set_vm_memory_high_watermark", "0.000001")
+@ALARMS
+async def test_an_alarm(broker: PassingBroker, node: Node, alarm: Alarm):
+    """A RabbitMQ that takes nothing more holds nobody up; that segments were lost is told, and why none are taken."""
+    await asyncio.to_thread(node.ctl, *alarm.raised)
     begun = time.monotonic()
     for number in range(1500):
         await broker.put("locations", b"%d" % number)
     assert time.monotonic() - begun < 5
     await told(broker)
+    async with asyncio.timeout(SOON_S):
+        while alarm.reason not in why(broker):
+            await broker.take("queue", limit=10)
+    assert not broker.shared
 
-    await asyncio.to_thread(node.ctl, "set_vm_memory_high_watermark", "0.4")
+    await broker.put("locations", b"lost")
+    assert (await broker.take("queue", limit=10)).interrupted
+
+    await asyncio.to_thread(node.ctl, *alarm.lifted)
     await flows(broker, b"after")
+    assert why(broker) == ""
+    assert broker.shared
+
+
+@ALARMS
+# Classic: what is to be seen does not depend on the queue.
+@pytest.mark.parametrize("broker", [QueueType.CLASSIC], indirect=True)
+async def test_a_start_during_an_alarm(broker: PassingBroker, node: Node, alarm: Alarm):
+    """Queues can be made, nobody is held up, not even by a stop, and it is told why nothing is taken."""
+    await asyncio.to_thread(node.ctl, *alarm.raised)
+    late = PassingBroker(node.url)
+    try:
+        await late.start()
+        await late.ensure("queue", ["locations"])
+        await late.put("locations", b"first")
+        await told(late)
+        assert alarm.reason in why(late)
+        begun = time.monotonic()
+        await RabbitMqBroker.stop(late)
+        assert time.monotonic() - begun < late.options.call_timeout_s
+    finally:
+        await asyncio.to_thread(node.ctl, *alarm.lifted)
+        await late.stop()
 
 
 async def test_a_queue_with_other_arguments(broker: PassingBroker, node: Node):

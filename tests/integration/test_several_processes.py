@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,14 +18,16 @@ from engine.registration.folder import InUse, hold, make_folder
 from engine.replication.issuing import Publication
 from engine.replication.segments import heartbeat
 from engine.settings import PlatformFolder
-from engine.store import platforms, subscriptions
+from engine.store import objects, platforms, subscriptions
 from engine.store.database import StoreUnavailable
 from engine.store.membership import Membership
 from tests.support.postgresql import new_database, run
+from tests.support.rabbitmq import DISK_ALARM, Node
 
 LEASE_S = 1.5
 WITHIN_S = 20.0
 PARTY = PartyId("BEBEC")
+_numbers = itertools.count(1)
 SUBSCRIBERS = [PartyId(f"NL{number}") for number in range(100, 104)]
 
 
@@ -45,10 +48,19 @@ async def folder(tmp_path: Path) -> AsyncIterator[PlatformFolder]:
         yield folder
 
 
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    """A RabbitMQ that may be broken."""
+    node = Node(tmp_path / "rabbitmq")
+    await asyncio.to_thread(node.start)
+    yield node
+    await asyncio.to_thread(node.stop)
+
+
 @asynccontextmanager
-async def process(folder: PlatformFolder, name: str) -> AsyncIterator[Engine]:
+async def process(folder: PlatformFolder, name: str, **more: str) -> AsyncIterator[Engine]:
     """Run one of them, on a port and a socket of its own."""
-    settings = {
+    settings = more | {
         "OCPI_ENGINE_API__LISTEN": f"unix:run/{name}.sock",
         "OCPI_ENGINE_REPLICATION__LEASE_S": str(LEASE_S),
         "OCPI_ENGINE_REPLICATION__STOP_DEADLINE_S": "1",
@@ -288,6 +300,46 @@ async def test_followers_of_one_see_what_the_other_publishes(one: Engine, other:
     assert published.outcome == "created"
     async with asyncio.timeout(WITHIN_S):
         assert await following > 0
+
+
+async def read_by_all(publisher: Engine, *others: Engine) -> None:
+    """Publish, and wait until every worker of the others has read as far."""
+    number = next(_numbers)
+    await publisher.publishing.publish(PARTY, "evsestatuses", [Publication(f"E{number}", b'{"status":"AVAILABLE"}')])
+    async with publisher.database.reading() as tx:
+        end = await objects.last_number(tx, "evsestatuses")
+    workers = [engine.workers.worker(one) for engine in others for one in owned(engine)]
+    assert workers
+    read = [worker._ledger for worker in workers if worker is not None]  # noqa: SLF001 - else a partner has to tell
+    await until(lambda: all(ledger.position >= end for ledger in read))
+
+
+def in_trouble(*engines: Engine) -> list[bool]:
+    """Say of each whether it knows that something is wrong with its broker."""
+    return [engine.broker.trouble is not None for engine in engines]
+
+
+async def test_workers_of_one_hear_of_the_other_without_rabbitmq(folder: PlatformFolder, node: Node):
+    """While RabbitMQ takes nothing or is away, what one process stores is read at once by all the others, too."""
+    broker = {"OCPI_ENGINE_BROKER__URL": node.url, "OCPI_ENGINE_REPLICATION__HEARTBEAT_S": str(10 * WITHIN_S)}
+    async with process(folder, "one", **broker) as one, process(folder, "other", **broker) as other:
+        await subscribed(one)
+        await until(lambda: len(owned(one)) == len(owned(other)))
+        await read_by_all(one, one, other)
+
+        await asyncio.to_thread(node.ctl, *DISK_ALARM.raised)
+        await read_by_all(one, one)  # by this one learns of the alarm, and by the next the other
+        await until(lambda: in_trouble(one, other) == [True, False])
+        for _ in range(2):
+            await read_by_all(one, one, other)
+        assert in_trouble(one, other) == [True, True]
+
+        await asyncio.to_thread(node.ctl, *DISK_ALARM.lifted)
+        await until(lambda: in_trouble(one, other) == [False, False])
+        await asyncio.to_thread(node.kill)
+        await until(lambda: in_trouble(one, other) == [True, True])
+        await read_by_all(one, one, other)
+        await read_by_all(other, one, other)
 
 
 def test_who_wants_to_be_alone_is_kept_out(one: Engine):

@@ -7,11 +7,13 @@ import subprocess
 import time
 import uuid
 from collections.abc import Collection
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 import aio_pika
+import pytest
 
 from brokers.base import BrokerError
 from brokers.rabbitmq import QueueType, RabbitMqBroker, RabbitMqOptions, queue_name, remove
@@ -69,6 +71,24 @@ async def remove_named(url: str, *, queues: Collection[str], exchanges: Collecti
             await wire.queue_delete(queue)
         for exchange in exchanges:
             await wire.exchange_delete(exchange)
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """One that makes RabbitMQ take nothing more; commands for ``Node.ctl``, and what it says to those who publish."""
+
+    raised: tuple[str, ...]
+    lifted: tuple[str, ...]
+    reason: str
+
+
+MEMORY_ALARM: Final = Alarm(
+    ("set_vm_memory_high_watermark", "0.0000001"), ("set_vm_memory_high_watermark", "0.4"), "low on memory"
+)
+DISK_ALARM: Final = Alarm(("set_disk_free_limit", "1000000GB"), ("set_disk_free_limit", "1MB"), "low on disk")
+ALARMS: Final = pytest.mark.parametrize(
+    "alarm", [pytest.param(MEMORY_ALARM, id="memory"), pytest.param(DISK_ALARM, id="disk")]
+)
 
 
 class Node:
