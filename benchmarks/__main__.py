@@ -20,7 +20,7 @@ from rich.console import Console
 from benchmarks import many, validation
 from benchmarks.backends import BACKENDS, Backend
 from benchmarks.plan import QUICK, Plan, Results, Run, machine
-from benchmarks.table import WIDTH, show, show_fan_outs, show_idle, show_shared, show_validation
+from benchmarks.table import WIDTH, show, show_fan_out, show_idle, show_shared, show_validation
 
 T = TypeVar("T")
 
@@ -30,11 +30,12 @@ PROCESSES: Final = (1, 2)
 
 
 class Bench:
-    """Measures parts, prints what came of each, and keeps every run."""
+    """Measures parts, prints what came of each, and keeps every run: all of it as soon as it is known."""
 
-    def __init__(self, plan: Plan, console: Console, tell: Callable[[str], None]) -> None:
-        """Print to this console; ``tell`` hears what is going on."""
-        self.report: dict[str, Any] = {"machine": machine()}
+    def __init__(self, plan: Plan, console: Console, tell: Callable[[str], None], file: Path | None) -> None:
+        """Print to this console, and write to this file; ``tell`` hears what is going on."""
+        self._report: dict[str, Any] = {"machine": machine()}
+        self._file = file
         self._plan = plan
         self._console = console
         self._tell = tell
@@ -45,23 +46,25 @@ class Bench:
         if part == VALIDATION:
             validated = validation.measure(self._plan.validation_rounds, self._plan.validations, self._tell)
             show_validation(validated, console)
-            self.report[part] = validated.as_json()
+            self._keep(part, validated.as_json())
         elif part in BACKENDS:
             replicated = _below_a_folder(partial(self._replicate, BACKENDS[part]))
             show(replicated, console)
-            self.report[part] = replicated.as_json()
+            self._keep(part, replicated.as_json())
         elif part == SHARED:
             shared = _below_a_folder(self._share)
             show_shared(shared, console)
-            self.report[part] = asdict(shared)
-        elif part == FAN_OUT:
-            fan_outs = [_below_a_folder(partial(self._fan_out, backend)) for backend in BACKENDS.values()]
-            show_fan_outs(fan_outs, console)
-            self.report[part] = [asdict(each) for each in fan_outs]
+            self._keep(part, asdict(shared))
         else:
-            idle = [_below_a_folder(partial(self._idle, backend)) for backend in BACKENDS.values()]
-            show_idle(idle, console)
-            self.report[part] = [asdict(each) for each in idle]
+            self._keep(part, [])
+            for backend in BACKENDS.values():
+                _below_a_folder(partial(self._fan_out if part == FAN_OUT else self._idle, backend))
+
+    def _keep(self, part: str, what: Any) -> None:
+        """Put what was measured into the report."""
+        self._report[part] = what
+        if self._file is not None:
+            self._file.write_text(json.dumps(self._report, indent=2) + "\n")
 
     async def _replicate(self, backend: Backend, folder: Path) -> Results:
         return await Run(self._plan, backend, folder, self._tell).results()
@@ -69,11 +72,17 @@ class Bench:
     async def _share(self, folder: Path) -> many.Shared:
         return await many.Run(self._plan, folder, self._tell).shared(PROCESSES)
 
-    async def _fan_out(self, backend: Backend, folder: Path) -> many.FanOut:
-        return await many.Run(self._plan, folder, self._tell).fan_out(backend)
+    async def _fan_out(self, backend: Backend, folder: Path) -> None:
+        measured = await many.Run(self._plan, folder, self._tell).fan_out(backend)
+        show_fan_out(measured, self._console)
+        self._keep(FAN_OUT, [*self._report[FAN_OUT], asdict(measured)])
 
-    async def _idle(self, backend: Backend, folder: Path) -> many.Idle:
-        return await many.Run(self._plan, folder, self._tell).idle(backend)
+    async def _idle(self, backend: Backend, folder: Path) -> None:
+        def measured(idle: many.Idle) -> None:
+            show_idle(idle, self._console)
+            self._keep(IDLE, [*self._report[IDLE], asdict(idle)])
+
+        await many.Run(self._plan, folder, self._tell).idle(backend, measured)
 
 
 def main() -> None:
@@ -88,11 +97,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that whoever ends this leaves nothing behind
     console, progress = Console(width=WIDTH, highlight=False), Console(stderr=True, highlight=False)
     with progress.status("starting") as status:
-        bench = Bench(QUICK if arguments.quick else Plan(), console, status.update)
+        bench = Bench(QUICK if arguments.quick else Plan(), console, status.update, arguments.json)
         for part in arguments.only:
             bench.measure(part)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(bench.report, indent=2) + "\n")
 
 
 def _below_a_folder(run: Callable[[Path], Coroutine[Any, Any, T]]) -> T:

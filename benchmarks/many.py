@@ -240,8 +240,11 @@ class Run:
             results.memory_mib = (before, rss_mib(made.pid))
         return results
 
-    async def idle(self, backend: Backend) -> Idle:
-        """Have many subscriptions, and nothing to do."""
+    async def idle(self, backend: Backend, measured: Callable[[Idle], None]) -> None:
+        """Have many subscriptions, and nothing to do.
+
+        ``measured`` hears what that takes before so many queues are taken away again, which takes minutes.
+        """
         plan, count = self._plan, self._plan.idle
         title = f"{backend.title}: {count} idle subscriptions"
         self._tell(f"{title} are made")
@@ -260,19 +263,22 @@ class Run:
             await asyncio.sleep(plan.idle_s)
             sample = watch.sample(count)
             of_sender, of_database, of_broker = cores(sample)
-            return Idle(
-                backend,
-                count,
-                (start_one_s, start_s),
-                quiet_s,
-                (sender - sender_before) * MIB / KIB / count,
-                None if broker is None or broker_before is None else (broker - broker_before) * MIB / KIB / count,
-                (
-                    of_sender,
-                    None if sample.database_cpu_s is None else of_database,
-                    None if sample.broker_cpu_s is None else of_broker,
-                ),
+            measured(
+                Idle(
+                    backend,
+                    count,
+                    (start_one_s, start_s),
+                    quiet_s,
+                    (sender - sender_before) * MIB / KIB / count,
+                    None if broker is None or broker_before is None else (broker - broker_before) * MIB / KIB / count,
+                    (
+                        of_sender,
+                        None if sample.database_cpu_s is None else of_database,
+                        None if sample.broker_cpu_s is None else of_broker,
+                    ),
+                )
             )
+            self._tell(f"{title} are taken away")
 
 
 def _broker_rss_mib(servers: Servers) -> float | None:

@@ -61,43 +61,41 @@ def show_shared(results: Shared, console: Console) -> None:
     console.print(Group(Text(title, style="bold"), table))
 
 
-def show_fan_outs(found: Sequence[FanOut], console: Console) -> None:
+def show_fan_out(results: FanOut, console: Console) -> None:
     """Print what one change for many subscriptions takes, and many changes."""
-    for results in found:
-        table = Table(box=None, padding=(0, 2), pad_edge=False, show_header=False)
-        table.add_row("one change, until all have it", f"{results.first_change_s:.1f} s, with new connections")
-        if results.changes_s:
-            table.add_row("another, on these connections", f"{_cell(Figure.of(results.changes_s), 2)} s")
-        seconds, rate, sender, receivers = (
-            _cell(Figure.of(list(map(value, results.samples))), digits)
-            for value, digits in ((_seconds, 1), (_rate, 0), (_sender, 0), (_receiver, 0))
-        )
-        servers = f", servers {_cell(Figure.of(list(map(_servers, results.samples))))}" if seen(results.samples) else ""
-        table.add_row(f"{results.objects} Locations", f"{seconds} s, {rate} Locations/s")
-        table.add_row("  CPU µs each", f"sender {sender}, receivers {receivers}{servers}")
-        again = sum(results.requests) - sum(sample.count for sample in results.samples)
-        table.add_row("  sent more than once", str(again))
-        before, after = results.memory_mib
-        table.add_row("  memory of the sender", f"{before:.0f} → {after:.0f} MiB")
-        title = f"\n{results.backend.title}: {results.subscriptions} subscriptions\n"
-        console.print(Group(Text(title, style="bold"), table))
+    table = Table(box=None, padding=(0, 2), pad_edge=False, show_header=False)
+    table.add_row("one change, until all have it", f"{results.first_change_s:.1f} s, with new connections")
+    if results.changes_s:
+        table.add_row("another, on these connections", f"{_cell(Figure.of(results.changes_s), 2)} s")
+    seconds, rate, sender, receivers = (
+        _cell(Figure.of(list(map(value, results.samples))), digits)
+        for value, digits in ((_seconds, 1), (_rate, 0), (_sender, 0), (_receiver, 0))
+    )
+    servers = f", servers {_cell(Figure.of(list(map(_servers, results.samples))))}" if seen(results.samples) else ""
+    table.add_row(f"{results.objects} Locations", f"{seconds} s, {rate} Locations/s")
+    table.add_row("  CPU µs each", f"sender {sender}, receivers {receivers}{servers}")
+    again = sum(results.requests) - sum(sample.count for sample in results.samples)
+    table.add_row("  sent more than once", str(again))
+    before, after = results.memory_mib
+    table.add_row("  memory of the sender", f"{before:.0f} → {after:.0f} MiB")
+    title = f"\n{results.backend.title}: {results.subscriptions} subscriptions\n"
+    console.print(Group(Text(title, style="bold"), table))
 
 
-def show_idle(found: Sequence[Idle], console: Console) -> None:
+def show_idle(results: Idle, console: Console) -> None:
     """Print what idle subscriptions take."""
-    for results in found:
-        table = Table(box=None, padding=(0, 2), pad_edge=False, show_header=False)
-        one_s, start_s = results.start_s
-        told = f"{start_s:.1f} s until it serves ({one_s:.1f} s with one subscription), {results.quiet_s:.0f} s more"
-        table.add_row("start", f"{told} until all is quiet")
-        table.add_row("memory of the sender", f"{results.sender_kib_each:.1f} KiB each")
-        if results.broker_kib_each is not None:
-            table.add_row("memory of the broker", f"{results.broker_kib_each:.1f} KiB each")
-        named = zip(("sender", "PostgreSQL", "RabbitMQ"), results.cores, strict=True)
-        told = ", ".join(f"{name} {used * 100:.1f} %" for name, used in named if used is not None)
-        table.add_row("CPU with nothing to do", f"{told} of a core")
-        title = f"\n{results.backend.title}: {results.subscriptions} idle subscriptions\n"
-        console.print(Group(Text(title, style="bold"), table))
+    table = Table(box=None, padding=(0, 2), pad_edge=False, show_header=False)
+    one_s, start_s = results.start_s
+    told = f"{start_s:.1f} s until it serves ({one_s:.1f} s with one subscription), {results.quiet_s:.0f} s more"
+    table.add_row("start", f"{told} until all is quiet")
+    table.add_row("memory of the sender", f"{results.sender_kib_each:.1f} KiB each")
+    if results.broker_kib_each is not None:
+        table.add_row("memory of the broker", f"{results.broker_kib_each:.1f} KiB each")
+    named = zip(("sender", "PostgreSQL", "RabbitMQ"), results.cores, strict=True)
+    told = ", ".join(f"{name} {used * 100:.1f} %" for name, used in named if used is not None)
+    table.add_row("CPU with nothing to do", f"{told} of a core")
+    title = f"\n{results.backend.title}: {results.subscriptions} idle subscriptions\n"
+    console.print(Group(Text(title, style="bold"), table))
 
 
 def _title(results: Results) -> RenderableType:
