@@ -58,7 +58,7 @@ class Signals:
         self._database = database
         self._membership = membership
         self._process_id = membership.process_id
-        self._heard_by: dict[Kind, list[Heard]] = {}
+        self._heard_by: dict[str, list[Heard]] = {}  # by kind; a newer version may tell of others
         self._numbers: dict[str, int] = {}  # the last that was heard of, of each kind
         self._unheard: Mapping[str, int] = {}  # what the last look found
         self._inbox: asyncio.Queue[str | None] = asyncio.Queue()
@@ -172,7 +172,7 @@ class Signals:
             await self._tell(kind, message["keys"])
 
     async def _tell(self, kind: str, keys: Any) -> None:
-        for heard in self._heard_by.get(Kind(kind), ()):
+        for heard in self._heard_by.get(kind, ()):
             try:
                 await heard(frozenset(keys))
             except StoreUnavailable as error:

@@ -3,7 +3,6 @@
 import sqlite3
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -12,8 +11,9 @@ from sqlalchemy import Connection, inspect
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from engine.store.database import StoreUnavailable
-from engine.store.migrating import MIGRATIONS, ForeignSchema, alembic_config, migrate
+from engine.store.migrating import MIGRATIONS, ForeignSchema, migrate
 from engine.store.tables import metadata
+from tests.support.database import go_to
 
 
 @pytest.fixture
@@ -100,6 +100,33 @@ async def test_migrating_again_changes_nothing(url, file):
     after.close()
 
 
+def scripts():
+    """Read the migrations, from the first to the newest."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return ScriptDirectory.from_config(config)
+
+
+async def test_migrations_only_add(url):
+    """What a process of the version before reads and writes stays, and what is new it need not write."""
+    first, *later = [script.revision for script in scripts().walk_revisions()][::-1]
+    await go_to(url, first)
+    for revision in later:
+        before = await read(url, shape)
+        await go_to(url, revision)
+        after = await read(url, shape)
+        for table, old in before.items():
+            new = after[table]
+            assert new["columns"].items() >= old["columns"].items(), f"{revision} changes columns of {table}"
+            for name in new["columns"].keys() - old["columns"].keys():
+                _type, nullable, default = new["columns"][name]
+                assert nullable or default is not None, f"{revision}: older processes do not write {table}.{name}"
+            for constraints in ("key", "unique", "foreign"):
+                assert new[constraints] == old[constraints], f"{revision}: older processes may break it, in {table}"
+            known = [index for index in new["indexes"] if index in old["indexes"] or not index["unique"]]
+            assert known == new["indexes"], f"{revision}: older processes may break it, in {table}"
+
+
 OBJECT = {
     "pk": 7, "source_id": 0, "module": "locations", "issuer": "BEBEC", "object_key": "l1", "object_id": "L1",
     "version": 212, "life": 0, "log": "locations", "seq": 41, "audience": ",NLEMS,", "stored_at": 1.5,
@@ -112,14 +139,6 @@ SUBSCRIPTION = {
     "attempted_to": 0, "hold_until": 0.0, "began_at": 9.5, "ended_at": None,
 }  # fmt: skip
 PLATFORM = {"id": 1, "identity": "emsp.example.org", "state": "connected", "created_at": 0.0}
-
-
-async def go_to(url, revision):
-    """Bring a database to a revision of long ago."""
-    engine = create_async_engine(url)
-    async with engine.begin() as connection:
-        await connection.run_sync(lambda plain: command.upgrade(alembic_config(plain), revision))
-    await engine.dispose()
 
 
 def rows(file, what):
@@ -185,7 +204,7 @@ async def test_a_database_of_a_newer_engine_is_refused(url, file):
         newer.execute("UPDATE alembic_version SET version_num = '9999'")
     newer.close()
 
-    with pytest.raises(ForeignSchema, match=r"another version of the engine.*9999"):
+    with pytest.raises(ForeignSchema, match=r"newer version of the engine.*9999"):
         await migrate(url)
 
     with sqlite3.connect(file) as untouched:
@@ -216,10 +235,6 @@ async def test_a_database_that_cannot_be_written_is_unavailable(url, file):
 
 def test_migrations_follow_each_other():
     """There is one line of them, each with a sentence that says what it is for."""
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    scripts = ScriptDirectory.from_config(config)
-
-    assert len(scripts.get_heads()) == 1
-    assert len(scripts.get_bases()) == 1
-    assert all(script.doc for script in scripts.walk_revisions())
+    assert len(scripts().get_heads()) == 1
+    assert len(scripts().get_bases()) == 1
+    assert all(script.doc for script in scripts().walk_revisions())

@@ -5,18 +5,24 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from engine.protocol.ids import PartyId, object_key
 from engine.store import database as database_module
 from engine.store import migrating, objects
-from engine.store.database import Database, StoreUnavailable
+from engine.store.database import Database, StoreUnavailable, address
 from engine.store.migrating import ForeignSchema, migrate
 from engine.store.objects import ISSUED_HERE, Change, View
-from tests.support.database import fresh_database
+from tests.support.database import fresh_database, go_to
 from tests.support.postgresql import Server, new_database, own_server
 
 VIEW = View("BEBEC", "NLEMS")
 NOW = 1.6e9
+WAITING = """
+    SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
+    WHERE datname = current_database() AND NOT granted
+"""
 
 
 def change(name: str) -> Change:
@@ -121,6 +127,39 @@ async def test_a_server_that_is_too_old(url: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(migrating, "POSTGRESQL_MIN", 99)
     with pytest.raises(ForeignSchema, match=r"PostgreSQL \d+, and the engine needs 99 or newer"):
         await migrate(url)
+
+
+async def test_a_migration_holds_nobody_up(url: str, monkeypatch: pytest.MonkeyPatch):
+    """While a process uses a table, a migration tries again and again; others are served, then it is made."""
+    monkeypatch.setattr(migrating, "LOCKED_PAUSE_S", 0.01)
+    await go_to(url, "0003")  # the next one changes the table of processes
+    engine = create_async_engine(address(url))
+    async with engine.connect() as slow, engine.connect() as other:
+        await slow.execute(text("SELECT id FROM processes"))
+        upgrading = asyncio.create_task(migrate(url))
+        for _ in range(3):
+            while not (await other.execute(text(WAITING))).scalar():
+                await asyncio.sleep(0.01)
+            async with asyncio.timeout(2 * migrating.LOCK_TIMEOUT_MS / 1000):
+                await other.execute(text("SELECT id FROM processes"))
+                await other.rollback()
+        assert not upgrading.done()
+        await slow.rollback()
+        await upgrading
+        await other.execute(text("SELECT host FROM processes"))
+    await engine.dispose()
+
+
+async def test_a_migration_gives_up(url: str, monkeypatch: pytest.MonkeyPatch):
+    """One that cannot be made for long is told as a database that is not available."""
+    monkeypatch.setattr(migrating, "LOCKED_MAX_S", 0.1)
+    await go_to(url, "0003")
+    engine = create_async_engine(address(url))
+    async with engine.connect() as slow:
+        await slow.execute(text("SELECT id FROM processes"))
+        with pytest.raises(StoreUnavailable, match="in use"):
+            await migrate(url)
+    await engine.dispose()
 
 
 async def test_connections_that_a_restarted_server_forgot(server: Server, monkeypatch: pytest.MonkeyPatch):

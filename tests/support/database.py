@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from engine.store.database import Database
-from engine.store.migrating import migrate
+from alembic import command
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from engine.store.database import Database, address
+from engine.store.migrating import alembic_config, migrate
 from tests.support.postgresql import new_database
 
 
@@ -40,3 +43,11 @@ async def _postgresql(_folder: Path) -> AsyncIterator[str]:
 
 
 BACKENDS: Final = [Backend("sqlite", _sqlite), Backend("postgresql", _postgresql)]
+
+
+async def go_to(url: str, revision: str) -> None:
+    """Bring a database to the tables of long ago."""
+    engine = create_async_engine(address(url))
+    async with engine.begin() as connection:
+        await connection.run_sync(lambda plain: command.upgrade(alembic_config(plain), revision))
+    await engine.dispose()

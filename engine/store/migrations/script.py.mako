@@ -1,4 +1,7 @@
-"""${message}."""
+"""${message}.
+
+It only adds, since processes of the version before go on with what they know (``engine.store.migrating``).
+"""
 
 import sqlalchemy as sa
 from alembic import op
