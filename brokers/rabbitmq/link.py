@@ -248,7 +248,9 @@ def _hear_of_blocks(connection: AbstractConnection, tell: Callable[[str | None],
 
     def before(name: str, told: Callable[[Any], None]) -> None:
         name = f"_Connection__handle_connection_{name}"
-        handle = getattr(wire, name)
+        handle = getattr(wire, name, None)
+        if handle is None:
+            return  # another aiormq: segments time out then, and only the reason stays untold
 
         async def handled(frame: Any) -> None:
             told(frame)
