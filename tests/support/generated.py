@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from engine.protocol.calls import ASKED_HERE, DONE_HERE
 from engine.protocol.modules import all_modules
 from engine.protocol.modules.json_schema import document
 from engine.protocol.registration import PLATFORM
@@ -36,7 +37,7 @@ EXAMPLES: Final = {"identity": "cpo.example.org", "base_url": "https://cpo.examp
 LIVES_HEAD: Final = """\
 # Lifecycles
 
-What may happen to a connection and to both ends of a subscription, and what comes of it.
+What may happen to a connection, to both ends of a subscription and to both ends of a call, and what comes of it.
 These pictures are printed from the tables in `engine/protocol/` that the engine runs by:
 `python -m tests.support.generated` writes this page, and a test compares the two.
 What has no arrow is an error.
@@ -45,6 +46,8 @@ LIVES: Final[Mapping[str, Lifecycle[Any, Any]]] = {
     "The connection with a partner": PLATFORM,
     "The producer's end of a subscription: a partner subscribed here": OUTBOUND,
     "The consumer's end of a subscription: we subscribed at a partner": INBOUND,
+    "A call that a party of ours asked for": ASKED_HERE,
+    "A call that a partner asked for": DONE_HERE,
 }
 
 
