@@ -86,6 +86,7 @@ class Kind(StrEnum):
     DIRECTORY = "directory"  # platforms, certificates, parties; the key is a platform's id, or `EVERY`
     INBOUND = "inbound"  # subscriptions of ours
     OUTBOUND = "outbound"  # partners' subscriptions, and what waits in them
+    CALLS = "calls"  # calls in either direction; nobody has them in memory, but some wait for what becomes of them
 
 
 EVERY = 0

@@ -298,3 +298,63 @@ inbound = Table(
     Column("overflows", Integer, nullable=False, server_default="0"),
     UniqueConstraint("platform_id", "subscriber", "producer", "module"),
 )
+
+calls = Table(
+    "calls",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("asked_here", Boolean, nullable=False, comment="true: a party of ours asked; false: a partner's did"),
+    Column("platform_id", _Id, ForeignKey("platforms.id"), nullable=False, comment="the partner's"),
+    Column("sender", String(5), nullable=False),
+    Column("receiver", String(5), nullable=False),
+    Column("module", String(36), nullable=False),
+    Column("operation", String(64), nullable=False),
+    Column("asynchronous", Boolean, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("callback_id", String(36), comment="asynchronous: where the result goes"),
+    Column("request_id", String(128), nullable=False),
+    Column("correlation_id", String(128), nullable=False),
+    Column("digest", LargeBinary, comment="a partner's: SHA-256 of what it asked for, by which a repeat is known"),
+    Column("asked_at", Float, nullable=False),
+    Column("answered_at", Float),
+    Column("deadline_at", Float, comment="without a result by then it has timed out"),
+    Column("ended_at", Float, comment="null: it waits for something"),
+    Column("http_status", Integer),
+    Column("status_code", Integer, comment="of the answer to the request"),
+    Column("message", _Said, comment="what was said with it, or why there is none"),
+    Column("routed_receiver", String(5), comment="ours: the party that a hub found"),
+    Column("hand_over_at", Float, comment="a partner's: when the back office is to get it; null: it has it"),
+    Column("hand_overs", Integer, nullable=False, server_default="0", comment="attempts"),
+    Column("hand_over_error", _Said),
+    # Last: SQLite reads through large ones to reach what stands behind them.
+    Column("payload", LargeBinary, nullable=False, comment="the parameters: JSON text as it came"),
+    Column("answer", LargeBinary, comment="a partner's: our answer, byte for byte; ours: the data of the answer"),
+    # Named here: PostgreSQL takes 63 characters.
+    UniqueConstraint("asked_here", "platform_id", "sender", "receiver", "callback_id", name="uq_calls_callback"),
+    UniqueConstraint(
+        "asked_here", "platform_id", "sender", "receiver", "request_id", "digest", name="uq_calls_request"
+    ),
+    Index(None, "callback_id"),
+    Index(None, "ended_at", "deadline_at"),
+    Index(None, "hand_over_at"),
+)
+
+call_results = Table(
+    "call_results",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("call_id", _Id, ForeignKey("calls.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("platform_id", _Id, ForeignKey("platforms.id"), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("meaning", String(16), nullable=False),
+    Column("result_type", String(16), nullable=False),
+    Column("note", _Said),
+    Column("delivery", String(16), comment="ours: whether the partner has it; null: it is the partner's"),
+    Column("due_at", Float, comment="when to deliver it next; null: not any more"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("settled_at", Float, comment="when its delivery was over"),
+    Column("last_error", _Said),
+    Column("body", LargeBinary, nullable=False, comment="the AsyncResponse, byte for byte"),
+    Index(None, "platform_id", "due_at"),
+    comment="Results of calls: received from partners, and callbacks that are or were owed to them.",
+)

@@ -1,7 +1,6 @@
 """What the store does on every database."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -17,18 +16,9 @@ from engine.store.migrating import migrate
 from engine.store.objects import ISSUED_HERE, Change, View
 from engine.store.tables import metadata
 from engine.store.tables import platforms as platforms_table
-from tests.support.database import fresh_database
 
 NOW = 1.6e9
 VIEW = View("BEBEC", "NLEMS")
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    """An open database with all tables, of each kind in turn."""
-    opened = await fresh_database(database_url)
-    yield opened
-    await opened.stop()
 
 
 def change(
