@@ -112,8 +112,10 @@ class Tx:
 
     connection: Connected
     segments: list[Segment] = field(default_factory=list)
+    before_commit: list[Callable[["Tx"], Coroutine[Any, Any, None]]] = field(default_factory=list)
     after_commit: list[Callable[[], None]] = field(default_factory=list)
     touched: set[tuple[Kind, int]] = field(default_factory=set)
+    changed: set[tuple[Kind, int]] = field(default_factory=set)
 
     async def execute(self, statement: Any, parameters: Any = None) -> Any:
         """Run a statement; a list of parameter sets goes to the driver in one piece."""
@@ -122,6 +124,11 @@ class Tx:
     def touch(self, kind: Kind, key: int = EVERY) -> None:
         """Note that other processes have something in memory that this changes."""
         self.touched.add((kind, key))
+
+    async def finish(self) -> None:
+        """Do what comes last in it."""
+        for act in self.before_commit:
+            await act(self)
 
 
 Work: TypeAlias = Callable[[Tx], Coroutine[Any, Any, T]]
@@ -171,7 +178,9 @@ class _Threads:
             try:
                 with connection.begin():
                     tx = Tx(_InThread(connection))
-                    return _finished(work(tx)), tx
+                    result = _finished(work(tx))
+                    _finished(tx.finish())
+                    return result, tx
             except OperationalError:
                 # In what state it is after that nobody knows for certain: the next visit opens another.
                 self._own.connection = None
@@ -299,6 +308,7 @@ class Database:
                 async with self._writer.begin() as connection:
                     tx = Tx(connection)
                     yield tx
+                    await tx.finish()
                     if tx.touched and self.on_touched is not None:
                         await self.on_touched(tx)
             self._committed(tx)

@@ -25,6 +25,10 @@ LOG_NUMBERS_PER_S: Final = 1000
 STATEMENTS_MAX: Final = 1024  # subscribers with statements of their own; some 20 KB each
 
 
+EVENTS: Final = "events"
+"""The log of what is not an object: ``store/events.py``."""
+
+
 def log_name(module: str, *, received: bool) -> str:
     """Name the change log of a module's issued or received objects."""
     return f"{module}/received" if received else module
@@ -154,8 +158,11 @@ _TAKE_NUMBERS = (
 )
 
 
-async def _take_numbers(tx: Tx, log: str, count: int, now: float) -> int:
-    """Take the next ``count`` numbers of a log and return the one before them."""
+async def take_numbers(tx: Tx, log: str, count: int, now: float) -> int:
+    """Take the next ``count`` numbers of a log and return the one before them.
+
+    A log begins at a number by the clock.
+    """
     taken = await tx.execute(_TAKE_NUMBERS, {"log": log, "count": count})
     last = taken.scalar()
     if last is None:
@@ -173,7 +180,7 @@ async def raise_numbers(tx: Tx, modules: Iterable[str], now: float, *, above: in
     """
     clock = int(max(now - VERSION_EPOCH_S, above) * LOG_NUMBERS_PER_S)
     known: dict[str, int] = dict((await tx.execute(select(logs.c.name, logs.c.last_seq))).all())
-    names = {*known, *(log_name(module, received=side) for module in modules for side in (True, False))}
+    names = {*known, EVENTS, *(log_name(module, received=side) for module in modules for side in (True, False))}
     for name in sorted(names):
         raised = max(known.get(name, 0), clock) + REISSUE_LEAD_S * LOG_NUMBERS_PER_S
         if not (await tx.execute(update(logs).where(logs.c.name == name).values(last_seq=raised))).rowcount:
@@ -297,7 +304,7 @@ async def store(tx: Tx, changes: Sequence[Change], *, received: bool, now: float
     for module, group in groupby(ordered, key=lambda change: change.module):
         batch = list(group)
         log = log_name(module, received=received)
-        start = await _take_numbers(tx, log, len(batch), now)
+        start = await take_numbers(tx, log, len(batch), now)
         rows = [
             {
                 "source_id": change.source_id,

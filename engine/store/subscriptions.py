@@ -7,11 +7,12 @@ conditional on the epoch that the owner read.
 
 from collections.abc import Collection
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Table, and_, bindparam, func, select, update
 
 from engine.protocol.subscriptions import OutboundState
+from engine.store import events
 from engine.store.database import Kind, Tx
 from engine.store.objects import View
 from engine.store.tables import inbound, outbound, platforms, processes
@@ -94,6 +95,12 @@ def _select(table: Table, kind: type) -> Any:
     columns = [platforms.c.identity if field.name == "platform" else table.c[field.name] for field in fields(kind)]
     return select(*columns).join_from(table, platforms, platforms.c.id == table.c.platform_id)
 
+
+_TOLD: Final = {
+    *("state", "life", "retry_interval_s", "parallelism_limit", "queue_size_max", "caught_up"),
+    *("began_at", "ended_at", "end_reason", "ended_by"),
+}
+"""Columns whose change whoever follows subscriptions hears of; the others say how the work on them goes."""
 
 _OUTBOUND = _select(outbound, OutboundSubscription)
 _INBOUND = _select(inbound, InboundSubscription)
@@ -180,6 +187,7 @@ async def add_outbound(tx: Tx, **values: Any) -> int:
     result = await tx.execute(outbound.insert().values(**values).returning(outbound.c.id))
     subscription_id = int(result.scalar_one())
     tx.touch(Kind.OUTBOUND, subscription_id)
+    events.note(tx, Kind.OUTBOUND, subscription_id)
     return subscription_id
 
 
@@ -196,6 +204,8 @@ async def change_outbound(tx: Tx, subscription: OutboundSubscription, **values: 
     if not result.rowcount:
         raise Fenced
     tx.touch(Kind.OUTBOUND, subscription.id)
+    if values.keys() & _TOLD:
+        events.note(tx, Kind.OUTBOUND, subscription.id)
 
 
 async def save_progress(tx: Tx, subscription_id: int, epoch: int, **values: Any) -> None:
@@ -208,6 +218,8 @@ async def save_progress(tx: Tx, subscription_id: int, epoch: int, **values: Any)
     )
     if not result.rowcount:
         raise Fenced
+    if values.keys() & _TOLD:
+        events.note(tx, Kind.OUTBOUND, subscription_id)
 
 
 async def hold(tx: Tx, subscription_id: int, until: float) -> None:
@@ -250,11 +262,18 @@ async def all_inbound(tx: Tx, platform_id: int | None = None) -> list[InboundSub
     return [InboundSubscription(*row) for row in await tx.execute(statement.order_by(inbound.c.id))]
 
 
+async def inbounds_by_ids(tx: Tx, subscription_ids: Collection[int]) -> list[InboundSubscription]:
+    """Read some of our subscriptions."""
+    rows = await tx.execute(_INBOUND.where(inbound.c.id.in_(subscription_ids)).order_by(inbound.c.id))
+    return [InboundSubscription(*row) for row in rows]
+
+
 async def add_inbound(tx: Tx, **values: Any) -> int:
     """Store a new subscription of ours and return its id."""
     result = await tx.execute(inbound.insert().values(**values).returning(inbound.c.id))
     subscription_id = int(result.scalar_one())
     tx.touch(Kind.INBOUND, subscription_id)
+    events.note(tx, Kind.INBOUND, subscription_id)
     return subscription_id
 
 
@@ -275,3 +294,5 @@ async def change_inbound(tx: Tx, subscription: InboundSubscription, **values: An
     if not result.rowcount:
         raise Fenced
     tx.touch(Kind.INBOUND, subscription.id)
+    if values.keys() & _TOLD:
+        events.note(tx, Kind.INBOUND, subscription.id)

@@ -358,3 +358,12 @@ call_results = Table(
     Index(None, "platform_id", "due_at"),
     comment="Results of calls: received from partners, and callbacks that are or were owed to them.",
 )
+
+events = Table(
+    "events",
+    metadata,
+    Column("kind", String(32), primary_key=True),
+    Column("key", _Id, primary_key=True, autoincrement=False),
+    Column("seq", _Id, nullable=False, unique=True, comment="in the log `events`: its last change"),
+    comment="Calls and subscriptions in the order of their last change, for those who follow.",
+)

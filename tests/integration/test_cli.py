@@ -72,13 +72,13 @@ class Operator:
 
     async def until_received(self, name: str, module: str, count: int) -> None:
         """Wait until a platform holds so many objects."""
-        changes, seen = self.engines[name].changes, 0
+        changes, log, seen = self.engines[name].changes, f"{module}/received", 0
         async with asyncio.timeout(20):
             while True:
                 page = (await self("objects", self.root / name, module, "--received", "--json", "--limit", "1000")).json
                 if len(page["objects"]) >= count:
                     return
-                seen = await changes.wait(f"{module}/received", seen)
+                seen = (await changes.wait({log: seen}))[log]
 
 
 @pytest.fixture

@@ -295,11 +295,11 @@ async def test_periodic_work_is_done_by_one(folder: PlatformFolder, one: Engine)
 async def test_followers_of_one_see_what_the_other_publishes(one: Engine, other: Engine):
     """A change published at one process wakes who follows the log at the other."""
     await until(lambda: one.membership.others)
-    following = asyncio.create_task(other.changes.wait("evsestatuses", 0))
+    following = asyncio.create_task(other.changes.wait({"evsestatuses": 0}))
     (published,) = await one.publishing.publish(PARTY, "evsestatuses", [Publication("E1", b'{"status":"AVAILABLE"}')])
     assert published.outcome == "created"
     async with asyncio.timeout(WITHIN_S):
-        assert await following > 0
+        assert (await following)["evsestatuses"] > 0
 
 
 async def read_by_all(publisher: Engine, *others: Engine) -> None:

@@ -8,7 +8,7 @@ from fastapi import Depends, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engine.server.operator import errors, models, objects, registration, state, subscriptions
+from engine.server.operator import errors, events, models, objects, registration, state, subscriptions
 from engine.server.operator.access import operator_only, operator_token
 from engine.server.operator.services import Services
 
@@ -42,6 +42,7 @@ def create_app(services: Services) -> FastAPI:
     app.include_router(state.router, dependencies=operators)
     app.include_router(registration.router, dependencies=operators)
     app.include_router(subscriptions.router, dependencies=operators)
+    app.include_router(events.router)  # open to a party's token, as the next
     app.include_router(objects.router)  # open to a party's token; each route says for what
 
     @app.get("/api/v1/openapi.json", dependencies=operators, include_in_schema=False)

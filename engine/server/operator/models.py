@@ -179,6 +179,17 @@ class FollowQuery(Filter):
     after: int | None = Field(None, ge=0, lt=2**63, description="go on after this cursor; left out: from now on")
 
 
+class EventsQuery(Body):
+    """What to follow; all that the caller may see, if left out."""
+
+    kind: list[Literal["object", "subscription"]] = Field(
+        ["object", "subscription"], description="of which kinds; may be given several times"
+    )
+    module: list[str] = Field([], description="objects of these modules only", examples=[["locations"]])
+    party: Party | None = Field(None, description="only what concerns this party of ours")
+    after: str | None = Field(None, description="go on after this cursor; left out: from now on")
+
+
 class ReissueOrder(Body):
     """Which objects get a new version; all mutable ones if empty (B9)."""
 

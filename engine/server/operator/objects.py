@@ -1,7 +1,6 @@
 """Routes of the objects: publish, read, follow. Open to a party's token, for that party's own."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ from engine.protocol.modules import all_modules
 from engine.protocol.modules import module as module_named
 from engine.refusals import NotFoundHere
 from engine.replication.issuing import Publication, Published
-from engine.server.operator import models, wire
+from engine.server.operator import models, stream, wire
 from engine.server.operator.access import AnyCaller, Caller, Engine, operator_only, own_party
 from engine.server.operator.errors import MEND, Problem, refusal
 from engine.server.operator.services import Services
@@ -25,10 +24,7 @@ from engine.store.objects import StoredObject
 PUBLISH_TOGETHER_MAX = 200  # objects checked and committed in one go: some 20 ms in which nothing else runs
 PAGE_BYTES_MAX = 16 * 1024 * 1024  # a page of the largest objects ends here
 READ_TOGETHER_MAX = 64  # objects read in one go: bounds memory when they are large
-FOLLOW_PAGE = 100  # objects read at once for a stream of changes
 CURSOR_LENGTH_MAX = 19  # digits: below 2^63
-READ_EVERY_S = 0.02  # changes in quick succession are read together; the first after a pause goes out at once
-HEARTBEAT_S = 15.0  # a quiet stream says that it is alive; proxies close silent ones after 30 to 60 s
 
 router = APIRouter(prefix="/api/v1", tags=["objects"])
 
@@ -94,7 +90,7 @@ async def publish(request: Request, caller: AnyCaller, engine: Engine, party: st
         lines = wire.read_batch(await request.body(), request.headers.get("content-type", ""))
     except wire.UnreadableBatch as error:
         raise refusal(400, error, "send one object a line, or a JSON array") from error
-    _known_module(module)
+    known_module(module)
     counts = dict.fromkeys(("created", "changed", "unchanged", "refused"), 0)
     results: list[dict[str, object]] = []
     while batch := list(islice(lines, PUBLISH_TOGETHER_MAX)):
@@ -175,7 +171,7 @@ async def replace(request: Request, caller: AnyCaller, *, party: str, module: Mo
 
 
 @dataclass(frozen=True, slots=True)
-class _Log:
+class Log:
     """The change log that a path names, and who wants to read it."""
 
     engine: Services
@@ -185,13 +181,14 @@ class _Log:
 
     @property
     def name(self) -> str:
+        """Its name in the store."""
         return objects.log_name(self.module, received=self.received)
 
 
-async def _log(engine: Engine, caller: AnyCaller, kind: Kind, module: ModuleName) -> _Log:
+async def _log(engine: Engine, caller: AnyCaller, kind: Kind, module: ModuleName) -> Log:
     if kind not in KINDS:
         raise Problem(404, "there is no such path", "`/api/v1/openapi.json` lists all paths")
-    return _Log(engine, caller, _known_module(module), kind == "received")
+    return Log(engine, caller, known_module(module), kind == "received")
 
 
 @router.get(
@@ -199,10 +196,10 @@ async def _log(engine: Engine, caller: AnyCaller, kind: Kind, module: ModuleName
     response_model=models.ObjectPage,
     summary="Read objects in the order of their last change",
 )
-async def read_page(log: Annotated[_Log, Depends(_log)], query: Annotated[models.PageQuery, Query()]) -> Response:
+async def read_page(log: Annotated[Log, Depends(_log)], query: Annotated[models.PageQuery, Query()]) -> Response:
     """Read a page. Go on with `after` = the answer's `cursor`: nothing is skipped, what changes comes again."""
     limit = min(query.limit, log.engine.settings.api.page_max)
-    found, cursor, more = await _Selection(log, query).read(query.after, limit)
+    found, cursor, more = await Selection(log, query).read(query.after, limit)
     return Response(wire.page([data for _, data in found], cursor, more=more), media_type="application/json")
 
 
@@ -213,19 +210,20 @@ async def read_page(log: Annotated[_Log, Depends(_log)], query: Annotated[models
     summary="Follow changes",
 )
 async def follow(
-    request: Request, log: Annotated[_Log, Depends(_log)], query: Annotated[models.FollowQuery, Query()]
+    request: Request, log: Annotated[Log, Depends(_log)], query: Annotated[models.FollowQuery, Query()]
 ) -> StreamingResponse:
     """Stream objects as they change; `Last-Event-ID` or `after` say from where.
 
     The first event is `position` with the cursor where the stream begins; each further one is an `object`, as
     a page shows it, and its id is the cursor to go on from after a broken connection.
     """
-    wanted = _Selection(log, query)
+    wanted = Selection(log, query)
     last_event = request.headers.get("last-event-id", "")
     after = int(last_event) if last_event.isdecimal() and len(last_event) < CURSOR_LENGTH_MAX else query.after
     start = await wanted.position(after)
-    stream = _events(wanted, start, closing=request.app.state.closing)
-    return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-store"})
+    return stream.response(
+        request, log.engine.changes, [wanted], {wanted.log: start}, cursor=lambda positions: str(positions[wanted.log])
+    )
 
 
 @router.get(
@@ -233,9 +231,9 @@ async def follow(
     response_model=list[models.ReplicatedObject],
     summary="Read one object",
 )
-async def read_one(log: Annotated[_Log, Depends(_log)], issuer: str, object_id: str) -> Response:
+async def read_one(log: Annotated[Log, Depends(_log)], issuer: str, object_id: str) -> Response:
     """Read an object by its id: the one issued here, or the copy of each subscription that it came under."""
-    found = await _Selection(log, models.Filter(issuer=_party(issuer))).one(object_id)
+    found = await Selection(log, models.Filter(issuer=_party(issuer))).one(object_id)
     if not found:
         raise NotFoundHere(f"there is no object {object_id!r} of {issuer} in {log.name}")
     return Response(b"[%b]" % b",\n".join(found), media_type="application/json")
@@ -247,10 +245,10 @@ async def reissue(engine: Engine, order: models.ReissueOrder) -> models.Count:
     return models.Count(count=await engine.publishing.reissue(order.party, order.module))
 
 
-class _Selection:
+class Selection:
     """What a request may see, and asked to see, of a change log."""
 
-    def __init__(self, log: _Log, query: models.Filter) -> None:
+    def __init__(self, log: Log, query: models.Filter) -> None:
         if not log.received and (query.receiver is not None or query.platform is not None):
             raise Problem(422, "receiver and platform are about objects that were received", "ask below /received")
         self._log = log
@@ -268,6 +266,16 @@ class _Selection:
         stale = await self._stale()
         page, cursor, more = await self._database.read(lambda tx: self._read(tx, after, limit))
         return [(stored.seq, wire.written(stored, stale=_source(stored) in stale)) for stored in page], cursor, more
+
+    @property
+    def log(self) -> str:
+        """The name of the log."""
+        return self._log.name
+
+    async def told(self, after: int, limit: int) -> tuple[list[stream.Told], int, bool]:
+        """Read a page for a stream."""
+        found, cursor, more = await self.read(after, limit)
+        return [(seq, "object", data) for seq, data in found], cursor, more
 
     async def _read(self, tx: Tx, after: int, limit: int) -> tuple[list[StoredObject], int, bool]:
         page, more = await self._page(tx, after, limit)
@@ -322,10 +330,6 @@ class _Selection:
             end = await self._end(tx, after or 0)
         return end if after is None else after
 
-    async def grown(self, after: int) -> None:
-        """Wait for the log to have more."""
-        await self._log.engine.changes.wait(self._log.name, after)
-
     async def _end(self, tx: Tx, after: int) -> int:
         end = await objects.last_number(tx, self._log.name)
         if after > end:
@@ -349,36 +353,11 @@ def _source(stored: StoredObject) -> _Source:
     return stored.platform, stored.subscriber, stored.issuer
 
 
-async def _events(wanted: _Selection, start: int, *, closing: asyncio.Event) -> AsyncIterator[bytes]:
-    """Stream changes until the client goes or the platform stops."""
-    cursor, more = start, False
-    yield wire.event("position", b'{"cursor":"%d"}' % cursor, cursor)
-    loop = asyncio.get_running_loop()
-    stopped = asyncio.ensure_future(closing.wait())
-    try:
-        while not closing.is_set():
-            begun = loop.time()
-            found, cursor, more = await wanted.read(cursor, FOLLOW_PAGE)
-            for seq, data in found:
-                yield wire.event("object", data, seq)
-            await asyncio.sleep(max(0.0, begun + READ_EVERY_S - loop.time()))
-            if not more and not await _grown(wanted, cursor, stopped):
-                yield b": alive\nid: %d\n\n" % cursor
-    finally:
-        stopped.cancel()
+def known_module(name: str) -> ModuleId:
+    """Read a module's name, or an alias.
 
-
-async def _grown(wanted: _Selection, cursor: int, stopped: "asyncio.Future[Any]") -> bool:
-    """Wait until the log has more; false if it is time for a sign of life."""
-    grown = asyncio.ensure_future(wanted.grown(cursor))
-    try:
-        await asyncio.wait({grown, stopped}, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
-        return grown.done()
-    finally:
-        grown.cancel()
-
-
-def _known_module(name: str) -> ModuleId:
+    Raises ``NotFoundHere``.
+    """
     found = module_named(name)
     if found is None:
         raise NotFoundHere(

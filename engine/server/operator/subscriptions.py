@@ -26,15 +26,15 @@ SubscriptionId = Annotated[str, Path(description="`in-…`: ours; `out-…`: a p
 async def listed(engine: Engine) -> models.Subscriptions:
     """Show ours and partners', those that ended too."""
     return models.Subscriptions(
-        ours=[_ours(one) for one in await engine.consuming.list()],
-        theirs=[_theirs(one) for one in await engine.producing.list()],
+        ours=[ours(one) for one in await engine.consuming.list()],
+        theirs=[theirs(one) for one in await engine.producing.list()],
     )
 
 
 @router.post("", status_code=201, summary="Subscribe (03.01)")
 async def subscribe(engine: Engine, order: models.SubscribeOrder) -> models.Subscription:
     """Subscribe one of our parties to a partner's. If the partner is away it is asked until it answers."""
-    return _ours(
+    return ours(
         await engine.consuming.subscribe(
             order.subscriber,
             order.producer,
@@ -50,13 +50,13 @@ async def subscribe(engine: Engine, order: models.SubscribeOrder) -> models.Subs
 @router.post("/{subscription}/unsubscribe", summary="End a subscription of ours (03.04)")
 async def unsubscribe(engine: Engine, subscription: SubscriptionId) -> models.Subscription:
     """Cancel at the producer; copies stay readable, marked stale."""
-    return _ours(await engine.consuming.unsubscribe(_in(subscription)))
+    return ours(await engine.consuming.unsubscribe(_in(subscription)))
 
 
 @router.post("/{subscription}/cancel", summary="End a partner's subscription (03.05)")
 async def cancel(engine: Engine, subscription: SubscriptionId, order: models.CancelOrder) -> models.Subscription:
     """Stop sending, and tell the subscriber until it has heard it."""
-    return _theirs(await engine.producing.cancel(_out(subscription), order.reason))
+    return theirs(await engine.producing.cancel(_out(subscription), order.reason))
 
 
 @router.post("/{subscription}/ask-state", summary="Ask the producer for its state (03.06)")
@@ -128,11 +128,13 @@ def _agreed(row: InboundSubscription | OutboundSubscription, order: models.Param
     }
 
 
-def _ours(subscription: InboundSubscription) -> models.Subscription:
+def ours(subscription: InboundSubscription) -> models.Subscription:
+    """Show a subscription of ours."""
     return models.Subscription.model_validate(asdict(subscription) | {"id": f"in-{subscription.id}"})
 
 
-def _theirs(subscription: OutboundSubscription) -> models.Subscription:
+def theirs(subscription: OutboundSubscription) -> models.Subscription:
+    """Show a partner's subscription."""
     shown = asdict(subscription) | {"id": f"out-{subscription.id}", "last_error": subscription.notice_error}
     shown["snapshot_from"] = subscription.snapshot_from or None  # 0: nothing is left out
     return models.Subscription.model_validate(shown)

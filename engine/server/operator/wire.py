@@ -164,10 +164,10 @@ def page(objects: Sequence[bytes], cursor: int, *, more: bool) -> bytes:
     return b'{"objects":[%b],"cursor":"%d","more":%b}' % (b",\n".join(objects), cursor, b"true" if more else b"false")
 
 
-def event(kind: str, data: bytes, cursor: int) -> bytes:
+def event(kind: str, data: bytes, cursor: str) -> bytes:
     """Write a server-sent event; its id is where to go on (``Last-Event-ID``).
 
     Line breaks between a payload's tokens make further ``data`` lines; the stream's format turns CR LF into LF.
     """
     lines = b"".join(b"data: %b\n" % line for line in data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"))
-    return b"id: %d\nevent: %b\n%b\n" % (cursor, kind.encode(), lines)
+    return b"id: %b\nevent: %b\n%b\n" % (cursor.encode(), kind.encode(), lines)

@@ -9,8 +9,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from engine.protocol.ids import ObjectKey, PartyId, object_key
 from engine.protocol.objects import VERSION_MAX
-from engine.store import exceptions, objects, platforms, subscriptions
-from engine.store.database import Database, Segment, StoreUnavailable, Tx
+from engine.store import events, exceptions, objects, platforms, subscriptions
+from engine.store.database import Database, Kind, Segment, StoreUnavailable, Tx
 from engine.store.exceptions import Waiting
 from engine.store.migrating import migrate
 from engine.store.objects import ISSUED_HERE, Change, View
@@ -185,3 +185,66 @@ async def test_a_database_that_is_closed_says_so(database: Database):
         await store(database, change("A"))
     await database.start()
     await store(database, change("A"))
+
+
+async def noted(database: Database, *, after: int = 0) -> list[tuple[int, str, int]]:
+    """Read what event streams tell of."""
+    kinds = (Kind.INBOUND, Kind.OUTBOUND)
+    found = await database.read(lambda tx: events.page(tx, kinds=kinds, after=after, limit=100))
+    return [(event.seq, event.kind.value, event.key) for event in found]
+
+
+async def test_events_are_numbered_in_the_order_of_commits(database: Database, database_url: str):
+    """A process that holds a transaction open holds back the numbers behind it: a reader steps over none."""
+    entered, leave = asyncio.Event(), asyncio.Event()
+    another = Database(database_url)
+    await another.start()
+
+    async def change(key: int) -> None:
+        async with another.transaction() as tx:
+            events.note(tx, Kind.INBOUND, key)
+            events.note(tx, Kind.OUTBOUND, key)
+
+    async def hold() -> None:
+        async with database.transaction() as tx:
+            events.note(tx, Kind.INBOUND, 7)
+            await tx.finish()
+            tx.before_commit.clear()
+            entered.set()
+            await leave.wait()
+
+    holding = asyncio.create_task(hold())
+    await entered.wait()
+    behind = asyncio.create_task(change(8))
+    assert await noted(database) == []
+    leave.set()
+    await asyncio.gather(holding, behind)
+    await change(7)
+    await another.stop()
+
+    assert await noted(database) == [(2, "inbound", 8), (3, "outbound", 8), (4, "inbound", 7), (5, "outbound", 7)]
+    assert await noted(database, after=4) == [(5, "outbound", 7)]
+    async with database.reading() as tx:
+        assert await objects.last_number(tx, objects.EVENTS) == 5
+    async with database.transaction() as tx:
+        await events.forget(tx, Kind.INBOUND, [7])
+    assert [key for _, kind, key in await noted(database) if kind == "inbound"] == [8]
+
+
+async def test_a_change_in_a_thread_is_an_event_too(database: Database):
+    """Work that is handed over whole ends as every transaction does; what is rolled back leaves no event."""
+
+    async def work(tx: Tx) -> None:
+        events.note(tx, Kind.INBOUND, 1)
+
+    async def fail(tx: Tx) -> None:
+        events.note(tx, Kind.INBOUND, 2)
+        raise RuntimeError
+
+    written: list[Segment] = []
+    database.on_segments = written.extend
+    await database.write(work)
+    with pytest.raises(RuntimeError):
+        await database.write(fail)
+    assert await noted(database) == [(1, "inbound", 1)]
+    assert written == [Segment(objects.EVENTS, 0, 1, ())]
