@@ -3,8 +3,8 @@
 ::
 
     lock ▸ database ▸ marking ▸ directory ▸ membership ▸ broker ▸ peers ▸ announcer ▸ registration ▸ workers
-         ▸ producing ▸ consuming ▸ accepting ▸ publishing ▸ signals (other processes) ▸ site (partners)
-         ▸ local API (back office, operators)
+         ▸ producing ▸ consuming ▸ accepting ▸ publishing ▸ callbacks ▸ asking ▸ calls ▸ deadlines
+         ▸ signals (other processes) ▸ site (partners) ▸ local API (back office, operators)
 
 Nothing is served before everything behind it runs; nothing is pushed any more once the listener has gone.
 """
@@ -26,8 +26,10 @@ from certs.files import read_chain
 from certs.forwarded import ForwardedCertificates
 from certs.tls import server_context
 from engine import logs
+from engine.backoffice.authorizing import Authorizing
 from engine.clock import Clock, SystemClock
 from engine.lifecycle import Service
+from engine.peers.calls import CallRequests
 from engine.peers.client import Peers
 from engine.peers.objects import ObjectRequests
 from engine.peers.subscriptions import SubscriptionRequests
@@ -36,6 +38,12 @@ from engine.registration.directory import Directory
 from engine.registration.folder import hold
 from engine.registration.parties import Parties
 from engine.registration.tokens import Tokens
+from engine.relay.asking import Asking
+from engine.relay.callbacks import Callbacks
+from engine.relay.calls import Calls
+from engine.relay.deadlines import Deadlines
+from engine.relay.hearing import Hearing
+from engine.relay.state import CallsReport
 from engine.replication.accept import Accepting
 from engine.replication.changes import Changes
 from engine.replication.consuming import Consuming
@@ -46,6 +54,7 @@ from engine.replication.publishing import Publishing
 from engine.replication.state import StateReport
 from engine.replication.workers import Workers
 from engine.server.addressing import PartyRequests
+from engine.server.calls import CallHandlers, register_calls
 from engine.server.objects import ObjectHandlers
 from engine.server.operator.listener import OperatorListener, shown
 from engine.server.operator.services import Services
@@ -115,6 +124,7 @@ class Engine:
             membership=self.membership,
         )
         self._build_replication()
+        self._build_calls()
         self.site = self._build_site(() if sockets is None else sockets.partners)
         self.operator = OperatorListener(self._services(), listening=None if sockets is None else sockets.operators)
         self._held = contextlib.ExitStack()
@@ -169,6 +179,52 @@ class Engine:
         self.connections.hooks.on_ended.append(self._platform_ended)
         self.connections.partner_parties.on_changed.append(self.consuming.parties_changed)
 
+    def _build_calls(self) -> None:
+        settings, clock, database = self.settings, self.clock, self.database
+        requests = CallRequests(self.peers, may_send=lambda: self.membership.holds)
+        hearing = Hearing()
+        self.callbacks = Callbacks(
+            database=database,
+            requests=requests,
+            gate=self.workers.gate,
+            directory=self.directory,
+            membership=self.membership,
+            clock=clock,
+            settings=settings.calls,
+        )
+        self.asking = Asking(
+            database=database,
+            directory=self.directory,
+            requests=requests,
+            hearing=hearing,
+            clock=clock,
+            settings=settings,
+        )
+        self.calls = Calls(
+            database=database,
+            directory=self.directory,
+            hearing=hearing,
+            owe=self.callbacks.wake,
+            membership=self.membership,
+            clock=clock,
+            settings=settings,
+        )
+        self.deadlines = Deadlines(
+            database=database,
+            hearing=hearing,
+            owe=self.callbacks.wake,
+            membership=self.membership,
+            clock=clock,
+            settings=settings.calls,
+        )
+        self.calls.build_in("tokens", "authorize", Authorizing(database, clock))
+        self.signals.subscribe(Kind.CALLS, hearing.changed_elsewhere)
+        self.signals.subscribe(Kind.CALLS, self._calls_changed_elsewhere)
+
+    async def _calls_changed_elsewhere(self, _call_ids: frozenset[int]) -> None:
+        self.callbacks.look()
+        self.calls.look()
+
     def _build_site(self, listening: Sequence[socket.socket]) -> Site:
         settings, listener = self.settings, self.settings.listener
         party = PartyRequests(self.directory, self.connections.look_again)
@@ -176,6 +232,7 @@ class Engine:
             self.directory, self.producing, self.consuming, self.clock, settings.subscriptions
         )
         register_operations(party, subscriptions, ObjectHandlers(self.accepting, self.clock))
+        register_calls(party, CallHandlers(self.directory, self.calls, self.asking, self.clock))
         authority_file = self.folder.authority / AUTHORITY_CERTIFICATE
         proxy = None
         if listener.client_certificate_header:
@@ -225,12 +282,16 @@ class Engine:
             consuming=self.consuming,
             producing=self.producing,
             state=state,
+            calls=self.calls,
+            calls_state=CallsReport(self.database, self.clock),
+            asking=self.asking,
             changes=self.changes,
             ready=lambda: self._ready,
         )
 
     async def _platform_ended(self, tx: Tx, platform_id: int) -> None:
-        """End a platform's subscriptions with it, in its transaction, and the pushing right after."""
+        """End a platform's calls and subscriptions with it, in its transaction, and the pushing right after."""
+        await self.calls.end_platform(tx, platform_id)
         await self.consuming.end_platform(tx, platform_id)
         ended = await self.producing.end_platform(tx, platform_id)
         tx.after_commit.append(lambda: self._settle_later(ended))
@@ -265,6 +326,10 @@ class Engine:
                 self.consuming,
                 self.accepting,
                 self.publishing,
+                self.callbacks,
+                self.asking,
+                self.calls,
+                self.deadlines,
                 self.signals,
                 self.site,
                 self.operator,

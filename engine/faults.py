@@ -24,6 +24,18 @@ POINTS: Final = (
     "subscribe.stored",
     "subscribe.answered",
     "subscribe.granted",
+    "call.asking",
+    "call.asked",
+    "call.answered",
+    "call.received",
+    "call.kept",
+    "call.handed_over",
+    "call.answering",
+    "call.concluded",
+    "callback.sending",
+    "callback.answered",
+    "result.received",
+    "result.stored",
 )
 
 _point, _, _count = os.environ.get(FAULT_VARIABLE, "").partition("@")

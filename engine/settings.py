@@ -255,6 +255,35 @@ class Replication(Section):
     )
 
 
+class Calls(Section):
+    """Remote procedure calls."""
+
+    result_within_s: Duration = Field(
+        default=300.0,
+        description="ours: without a result by then they have timed out; longer than devices take, and their CPOs wait",
+    )
+    conclude_within_s: Duration = Field(
+        default=120.0, description="partners': the back office has this long for a result, then TIMEOUT is told"
+    )
+    hand_over_again_s: Duration = Field(
+        default=1.0, description="first pause when the back office did not take a call; doubles until it times out"
+    )
+    callback_again_s: Duration = Field(default=1.0, description="first pause when a result was not taken; doubles")
+    callback_again_max_s: Duration = Field(
+        default=3600.0, description="longest pause: a partner that is back hears within the hour"
+    )
+    callback_give_up_h: Duration = Field(default=168.0, description="a result is owed this long (B34)")
+    callbacks_at_once: Count = Field(
+        default=8, description="results on their way to one platform; a partner takes as many updates at once"
+    )
+    open_max: Count = Field(
+        default=10_000, description="calls of one platform that wait for a result; more are answered with 429"
+    )
+    keep_days: Duration = Field(
+        default=90.0, description="calls that ended are kept this long: a quarter, in which bills are settled"
+    )
+
+
 class Store(Section):
     """The database."""
 
@@ -332,6 +361,7 @@ class Settings(Section):
     peers: Peers = Peers()
     subscriptions: Subscriptions = Subscriptions()
     replication: Replication = Replication()
+    calls: Calls = Calls()
     store: Store = Store()
     broker: Broker = Broker()
     api: Api = Api()

@@ -74,7 +74,7 @@ class CallEvent(StrEnum):
     SUCCESS = "result SUCCESS"
     FAILURE = "another result"
     REVOCATION = "revocation"
-    DEADLINE = "deadline"
+    DEADLINE = "deadline or result TIMEOUT"
     PLATFORM_ENDED = "end of the connection"
 
 
@@ -91,7 +91,7 @@ def _over(*answers: CallEvent) -> Mapping[CallState, Mapping[CallEvent, CallStat
     """Whatever is known of the answer to a request may be overtaken by the result; it changes nothing then."""
     return {
         # What is over on this side may not be over on the other, or at the device: what is said later is the truth.
-        _S.TIMED_OUT: {**_RESULTS, **dict.fromkeys(answers, _S.TIMED_OUT)},
+        _S.TIMED_OUT: {**_RESULTS, _E.DEADLINE: _S.TIMED_OUT, **dict.fromkeys(answers, _S.TIMED_OUT)},
         _S.SUCCEEDED: {_E.REVOCATION: _S.REVOKED, **dict.fromkeys(answers, _S.SUCCEEDED)},
         _S.FAILED: dict.fromkeys(answers, _S.FAILED),
         _S.ENDED: dict.fromkeys(answers, _S.ENDED),
@@ -113,7 +113,7 @@ ASKED_HERE: Final = Lifecycle(
         },
         _S.UNANSWERED: {**_RESULTS, _E.DEADLINE: _S.TIMED_OUT, **_OVER},
         _S.ACCEPTED: {**_RESULTS, _E.DEADLINE: _S.TIMED_OUT, **_OVER},
-        _S.UNREACHED: _RESULTS,  # it did leave, it seems
+        _S.UNREACHED: {**_RESULTS, _E.DEADLINE: _S.TIMED_OUT},  # it did leave, it seems
         **_over(*_ANSWERS, *_NO_ANSWERS),
     },
 )
@@ -148,6 +148,15 @@ class Meaning(StrEnum):
     CONTRADICTION = "contradiction"  # kept and shown, and the call stays as it is
 
 
+class Delivery(StrEnum):
+    """What became of a result of ours."""
+
+    OWED = "owed"
+    DELIVERED = "delivered"  # the partner said 1000
+    UNKNOWN = "unknown there"  # it said 404: it knows no such call
+    GIVEN_UP = "given up"  # nothing of that in seven days (B34), or the connection ended
+
+
 class AsyncResult(msgspec.Struct, frozen=True, kw_only=True):
     """An ``AsyncResponse`` (4.3.2). ``error`` and ``payload`` are the bytes of JSON values, or None."""
 
@@ -157,8 +166,13 @@ class AsyncResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def event(self) -> CallEvent:
-        """What it is to a call that has no result yet."""
-        return CallEvent.SUCCESS if self.result_type is AsyncResultType.SUCCESS else CallEvent.FAILURE
+        """What it is to a call that has no result yet. TIMEOUT leaves open what the device does after all."""
+        match self.result_type:
+            case AsyncResultType.SUCCESS:
+                return CallEvent.SUCCESS
+            case AsyncResultType.TIMEOUT:
+                return CallEvent.DEADLINE
+        return CallEvent.FAILURE
 
 
 def revokes(call: Call, state: CallState, result: AsyncResult) -> bool:

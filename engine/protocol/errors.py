@@ -15,7 +15,7 @@ class OcpiError(Exception):
     ``message`` is for the person at the other end; ``data`` is any JSON value that helps to find the fault.
     """
 
-    status_code: ClassVar[int]
+    status_code: int
     http_status: ClassVar[int] = 200
 
     def __init__(self, message: str = "", *, data: Any = None) -> None:
@@ -205,3 +205,26 @@ class Immutable(OcpiError):
     """Objects of this module cannot be changed."""
 
     status_code = 6003
+
+
+# 7xxx: errors of single remote procedure calls
+
+
+class CallFailed(OcpiError):
+    """The operation could not be carried out.
+
+    ``status_code``: what the operation's use case has for the reason (R.04.01.07); left out: a generic error.
+    """
+
+    status_code = 3000
+
+    def __init__(self, message: str = "", *, status_code: int | None = None, data: Any = None) -> None:
+        super().__init__(message, data=data)
+        if status_code is not None:
+            self.status_code = status_code
+
+
+class UnknownToken(OcpiError):
+    """There is no Token of this uid and type here (R.11.02.08)."""
+
+    status_code = 7001

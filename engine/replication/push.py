@@ -34,10 +34,10 @@ from brokers.base import Broker, BrokerError, BrokerStopped, QueueGone
 from engine import faults
 from engine.clock import Clock
 from engine.lifecycle import Background
+from engine.peers.gate import Gate
 from engine.protocol.objects import update_body
 from engine.protocol.subscriptions import OutboundState, backoff_s
 from engine.replication import segments
-from engine.replication.gate import Gate
 from engine.replication.ledger import Job, Key, Ledger, MakeJob
 from engine.replication.outcome import Outcome, Result
 from engine.settings import Replication

@@ -16,12 +16,12 @@ from typing import Any, Final
 from brokers.base import Broker
 from engine.clock import Clock, Jumps
 from engine.lifecycle import Background
+from engine.peers.gate import Gate
 from engine.peers.objects import Answered, ObjectRequests
 from engine.protocol.addressing import party_path
 from engine.protocol.ids import PartyId
 from engine.protocol.subscriptions import OutboundState
 from engine.replication.batches import Batches
-from engine.replication.gate import Gate
 from engine.replication.ledger import Key
 from engine.replication.outcome import Outcome, Result, of_answer
 from engine.replication.push import Attempt, Filing, PushWorker, Surroundings
@@ -103,7 +103,7 @@ class Workers:
 
     async def start(self) -> None:
         """Take over what nobody pushes, waiting out what an unclean end may have left under way."""
-        self._membership.on_lapsed = self._look_anew
+        self._membership.on_lapsed.append(self._look_anew)
         self._membership.on_beat.append(self._balance.set)
         await self._filer.start()
         await self._even_out()

@@ -17,7 +17,7 @@ from engine.logs import security_event
 from engine.protocol.addressing import SUBSCRIBE
 from engine.protocol.errors import ClientError, NotFound, OcpiError, UnknownReceiver
 from engine.protocol.modules import module
-from engine.server.exchange import Answer, Directory, Handler, Inbound, wrong_verb
+from engine.server.exchange import ANY, Answer, Directory, Handler, Inbound, wrong_verb
 
 
 def is_module(name: str) -> bool:
@@ -50,16 +50,25 @@ class PartyRequests:
         self._directory = directory
         self._refresh_parties = refresh_parties
         self._module_known = module_known
-        self._operations: dict[str, Operation] = {}
+        self._operations: dict[tuple[str, str], Operation] = {}
 
-    def register(self, name: str, verb: str, handler: Handler, unauthorized: type[OcpiError] = ClientError) -> None:
-        """Serve ``<module>/<name>`` with this verb; the name of a subscribe is empty.
+    def register(
+        self,
+        name: str,
+        verb: str,
+        handler: Handler,
+        unauthorized: type[OcpiError] = ClientError,
+        *,
+        module: str = ANY,
+    ) -> None:
+        """Serve ``<module>/<name>`` with this verb, of every module unless one is named; a subscribe has no name.
 
-        The handler gets ``segments`` of ``(module, name)``, for a subscribe ``(module,)``.
+        The handler gets ``segments`` of ``(module, name)``, for a subscribe ``(module,)``. Beside a module that no
+        table knows, the name may be ``ANY``.
         """
-        operation = self._operations.setdefault(name, Operation({}, unauthorized))
+        operation = self._operations.setdefault((module, name), Operation({}, unauthorized))
         if verb in operation.verbs:
-            raise ValueError(f"{verb} {name!r} is served already")
+            raise ValueError(f"{verb} {module}/{name} is served already")
         operation.verbs[verb] = handler
 
     async def answer(self, request: Inbound) -> Answer:
@@ -79,9 +88,12 @@ class PartyRequests:
 
     def _operation(self, segments: tuple[str, ...]) -> Operation | None:
         if len(segments) == 2 and segments[1] != SUBSCRIBE:  # noqa: PLR2004 - the module and the name
-            return self._operations.get(segments[1]) if self._module_known(segments[0]) else None
+            module, name = segments
+            if not self._module_known(module):
+                return self._operations.get((module, ANY))
+            return self._operations.get((ANY, name)) or self._operations.get((module, name))
         # 404 is for what is below a module; a module that nobody knows is the subscribe's own 5004 (B43).
-        return self._operations.get(SUBSCRIBE) if len(segments) == 1 else None
+        return self._operations.get((ANY, SUBSCRIBE)) if len(segments) == 1 else None
 
     async def _insist(self, request: Inbound, operation: Operation | None) -> None:
         """Ask the platform for its parties once more.

@@ -8,24 +8,14 @@ it with ``lock``, judges by what it is then, and writes in the same transaction,
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import and_, delete, exists, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from engine.protocol.calls import CallState, Meaning
+from engine.protocol.calls import CallState, Delivery, Meaning
 from engine.store.database import Kind, Tx
 from engine.store.tables import call_results, calls, platforms
-
-
-class Delivery(StrEnum):
-    """What became of a result of ours."""
-
-    OWED = "owed"
-    DELIVERED = "delivered"  # the partner said 1000
-    UNKNOWN = "unknown there"  # it said 404: it knows no such call
-    GIVEN_UP = "given up"  # nothing of that in seven days (B34), or the connection ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +283,12 @@ async def count_results(tx: Tx, call_id: int) -> int:
 async def change_result(tx: Tx, result_id: int, **values: Any) -> None:
     """Change columns of a result."""
     await tx.execute(update(call_results).where(call_results.c.id == result_id).values(**values))
+
+
+async def release(tx: Tx, call_id: int, *, at: float) -> bool:
+    """Have results that are held back delivered from then on; says whether there are any."""
+    held = (call_results.c.call_id == call_id) & (call_results.c.due_at > at)
+    return bool((await tx.execute(update(call_results).where(held).values(due_at=at))).rowcount)
 
 
 async def platforms_owed(tx: Tx) -> dict[int, float]:

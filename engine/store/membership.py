@@ -37,7 +37,7 @@ class Membership:
         processes whose leases ran out.
         """
         self.process_id = str(uuid.uuid4())
-        self.on_lapsed: Callable[[], None] = lambda: None
+        self.on_lapsed: list[Callable[[], None]] = []
         self.on_beat: list[Callable[[], None]] = []
         self.on_gone: list[Callable[[], None]] = []
         self.lease_s = lease_s
@@ -120,7 +120,8 @@ class Membership:
         if not self.holds or not known:
             self._leading.clear()
             _log.warning("the lease of this process ran out: others may have taken over", extra={"action": "lapsed"})
-            self.on_lapsed()
+            for hear in self.on_lapsed:
+                hear()
         if not known:
             await self._enter()
         self._renewed_at = began

@@ -195,9 +195,10 @@ async def test_a_partys_token_issues_for_that_party_only(platform: Running):
 
 
 async def test_a_partys_token_opens_nothing_else(platform: Running):
-    """Every operation that OpenAPI lists is forbidden to it, but for reading and publishing its own."""
+    """Every operation that OpenAPI lists is forbidden to it, but for reading, publishing and calls of its own."""
     document = (await platform.client.get("/api/v1/openapi.json")).json()
-    open_to_parties = ("/healthz", "/readyz", "/api/v1/events", "/api/v1/{kind}/", "/api/v1/parties/{party}/objects/")
+    own = ("/api/v1/{kind}/", "/api/v1/parties/{party}/objects/", "/api/v1/calls", "/api/v1/events")
+    open_to_parties = ("/healthz", "/readyz", *own)
     tried = 0
     async with platform.as_holder_of(await party_token(platform)) as back_office:
         for path, operations in document["paths"].items():

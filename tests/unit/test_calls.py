@@ -45,7 +45,7 @@ def over(answers: Iterable[CallEvent]) -> dict[CallState, dict[CallEvent, CallSt
     """Expect that what is known of the answer after the result changes nothing."""
     events = tuple(answers)
     return {
-        S.TIMED_OUT: RESULTS | dict.fromkeys(events, S.TIMED_OUT),
+        S.TIMED_OUT: RESULTS | dict.fromkeys((E.DEADLINE, *events), S.TIMED_OUT),
         S.SUCCEEDED: {E.REVOCATION: S.REVOKED} | dict.fromkeys(events, S.SUCCEEDED),
         S.FAILED: dict.fromkeys(events, S.FAILED),
         S.ENDED: dict.fromkeys(events, S.ENDED),
@@ -56,12 +56,13 @@ EXPECTED_ASKED = over((*ANSWERS, *LOST)) | {
     S.ASKED: ANSWERS | LOST | WAITS,
     S.UNANSWERED: WAITS,
     S.ACCEPTED: WAITS,
-    S.UNREACHED: RESULTS,
+    S.UNREACHED: RESULTS | {E.DEADLINE: S.TIMED_OUT},
 }
 EXPECTED_DONE = over(ANSWERS) | {S.RECEIVED: ANSWERS | WAITS, S.ACCEPTED: WAITS}
 
 SUCCESS = AsyncResult(result_type=R.SUCCESS)
 FAILED = AsyncResult(result_type=R.FAILED)
+TIMEOUT = AsyncResult(result_type=R.TIMEOUT)
 REJECTED = AsyncResult(result_type=R.REJECTED, error=b'{"status":"ACTIVE"}')
 
 
@@ -119,6 +120,9 @@ def test_what_is_open_can_end():
         (UNLOCK, S.UNREACHED, FAILED, Meaning.RESULT, S.FAILED),
         (UNLOCK, S.TIMED_OUT, SUCCESS, Meaning.LATE, S.SUCCEEDED),
         (UNLOCK, S.TIMED_OUT, FAILED, Meaning.LATE, S.FAILED),
+        (UNLOCK, S.TIMED_OUT, TIMEOUT, Meaning.LATE, S.TIMED_OUT),
+        (UNLOCK, S.ACCEPTED, TIMEOUT, Meaning.RESULT, S.TIMED_OUT),
+        (UNLOCK, S.SUCCEEDED, TIMEOUT, Meaning.CONTRADICTION, S.SUCCEEDED),
         (UNLOCK, S.SUCCEEDED, FAILED, Meaning.CONTRADICTION, S.SUCCEEDED),
         (UNLOCK, S.FAILED, SUCCESS, Meaning.CONTRADICTION, S.FAILED),
         (UNLOCK, S.REFUSED, SUCCESS, Meaning.CONTRADICTION, S.REFUSED),

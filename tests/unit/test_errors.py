@@ -8,7 +8,7 @@ from engine.protocol.errors import OcpiError
 RESERVED = {code for start in (1900, 2900, 3900, 4900, 5900, 6900) for code in range(start, start + 100)}
 CODES = {
     *(2000, 2001, 3000, 4000, 4001, 4002, 4003),
-    *(5000, 5001, 5002, 5003, 5004, 5005, 5006, 6000, 6001, 6002, 6003),
+    *(5000, 5001, 5002, 5003, 5004, 5005, 5006, 6000, 6001, 6002, 6003, 7001),
 }
 STATUSES = {  # everything else is answered with 200
     errors.MalformedBody: 400,

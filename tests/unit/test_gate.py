@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from engine.replication.gate import WIDE_OPEN, Gate
+from engine.peers.gate import WIDE_OPEN, Gate
 
 DOWN_AFTER = 3
 PAUSE_MAX_S = 60.0

@@ -8,7 +8,7 @@ from fastapi import Depends, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engine.server.operator import errors, events, models, objects, registration, state, subscriptions
+from engine.server.operator import calls, errors, events, models, objects, registration, state, subscriptions
 from engine.server.operator.access import operator_only, operator_token
 from engine.server.operator.services import Services
 
@@ -42,8 +42,10 @@ def create_app(services: Services) -> FastAPI:
     app.include_router(state.router, dependencies=operators)
     app.include_router(registration.router, dependencies=operators)
     app.include_router(subscriptions.router, dependencies=operators)
-    app.include_router(events.router)  # open to a party's token, as the next
-    app.include_router(objects.router)  # open to a party's token; each route says for what
+    # Open to a party's token; each route says for what.
+    app.include_router(calls.router)
+    app.include_router(events.router)
+    app.include_router(objects.router)  # last: its paths begin with any word
 
     @app.get("/api/v1/openapi.json", dependencies=operators, include_in_schema=False)
     async def openapi() -> dict[str, Any]:

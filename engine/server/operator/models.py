@@ -466,6 +466,93 @@ class DropOrder(Body):
     object_id: str
 
 
+# calls
+
+
+WAIT_MAX_S = 120.0  # a request of the local API is answered within minutes; who waits longer asks again
+
+
+class CallOrder(Body):
+    """Ask a partner's party for an operation (04.01, 04.03). The payload's bytes are sent as they are."""
+
+    sender: Party = Field(description="a party of ours, which asks")
+    receiver: Party = Field(description="a partner's party, which is asked")
+    module: str = Field(examples=["locations"])
+    operation: str = Field(examples=["unlock-connector"])
+    payload: dict[str, Any] = Field(description="the parameters, as the operation's table has them")
+    platform: Identity | None = Field(None, description="which partner, where several serve the receiver")
+    result_within_s: float | None = Field(
+        None, gt=0, le=86_400, description="without a result by then it has timed out; left out: as it is set"
+    )
+    wait_s: float = Field(0.0, ge=0, le=WAIT_MAX_S, description="wait this long for a result that comes later")
+
+
+class ResultOrder(Body):
+    """The result of an asynchronous call, by the tables of its operation."""
+
+    result_type: Literal["SUCCESS", "FAILED", "NOT_SUPPORTED", "REJECTED", "TIMEOUT"]
+    error: Any = Field(None, description="what went wrong, where the operation has a table for it")
+    payload: Any = Field(None, description="what came of it, where the operation has a result")
+    message: str | None = Field(None, max_length=500, description="a note for people")
+
+
+class CallResult(Shown):
+    """A result of a call: the partner's for a call of ours, ours for a partner's call."""
+
+    at: Moment
+    result_type: str = Field(examples=["SUCCESS"])
+    meaning: str = Field(description="result, late result, revocation or contradiction", examples=["result"])
+    note: str | None = None
+    error: Any = None
+    payload: Any = None
+    delivery: str | None = Field(
+        None, description="ours: owed, delivered, unknown there, or given up", examples=["delivered"]
+    )
+    attempts: int = 0
+    due_at: Moment | None = Field(None, description="ours: when it is delivered next")
+    settled_at: Moment | None = None
+    last_error: str | None = None
+
+
+class Call(Shown):
+    """A call, asked by a party of ours or of a partner."""
+
+    id: int
+    asked_here: bool = Field(description="true: a party of ours asked; false: a partner's did")
+    platform: Identity
+    sender: Party
+    receiver: Party
+    module: str
+    operation: str
+    asynchronous: bool
+    state: str = Field(description="docs/lifecycles.md shows what may become of it", examples=["accepted"])
+    open: bool = Field(description="whether it waits for something")
+    asked_at: Moment
+    answered_at: Moment | None = None
+    deadline_at: Moment | None = None
+    ended_at: Moment | None = None
+    request_id: str
+    correlation_id: str
+    http_status: int | None = Field(None, description="of the answer to the request")
+    status_code: int | None = None
+    message: str | None = None
+    routed_receiver: str | None = Field(None, description="ours: the party that a hub found")
+    hand_overs: int = Field(0, description="a partner's: how often the back office did not take it")
+    hand_over_at: Moment | None = Field(None, description="a partner's: when the back office gets it")
+    hand_over_error: str | None = None
+    payload: dict[str, Any] = Field(description="the parameters, byte for byte")
+    data: Any = Field(None, description="ours: what the answer to the request brought")
+    answer: Any = Field(None, description="a partner's: what it was answered, an OcpiResponse")
+    results: list[CallResult]
+
+
+class CallPage(Shown):
+    """Calls, newest first."""
+
+    calls: list[Call]
+    more: bool = Field(description="whether there are older ones: go on with `before` = the last one's id")
+
+
 # health
 
 

@@ -8,6 +8,9 @@ from engine.registration.connections import Connections
 from engine.registration.directory import Directory
 from engine.registration.parties import Parties
 from engine.registration.tokens import Tokens
+from engine.relay.asking import Asking
+from engine.relay.calls import Calls
+from engine.relay.state import CallsReport
 from engine.replication.changes import Changes
 from engine.replication.consuming import Consuming
 from engine.replication.producing import Producing
@@ -33,6 +36,9 @@ class Services:
     consuming: Consuming
     producing: Producing
     state: StateReport
+    calls: Calls
+    calls_state: CallsReport
+    asking: Asking
     changes: Changes
     ready: Callable[[], bool]
     """Whether the platform serves its partners: started, and not yet stopping."""

@@ -33,5 +33,8 @@ async def readyz(engine: Engine, response: Response) -> models.Health:
 @router.get("/state", summary="Everything that an operator wants to know", operation_id="state_short")
 @router.get("/api/v1/state", summary="Everything that an operator wants to know", operation_id="state")
 async def state(engine: Engine) -> dict[str, Any]:
-    """Show platforms, subscriptions, and whatever is stuck: what, since when, why, and when it is tried next (P9)."""
-    return await engine.state.state()
+    """Show platforms, subscriptions, calls, and what is stuck: since when, why, and when it is tried next (P9)."""
+    found = await engine.state.state()
+    found["calls"], stuck = await engine.calls_state.state()
+    found["stuck"] += stuck
+    return found

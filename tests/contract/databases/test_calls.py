@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from engine.protocol.calls import CallState, Meaning
+from engine.protocol.calls import CallState, Delivery, Meaning
 from engine.store import calls, platforms
-from engine.store.calls import Delivery, StoredCall
+from engine.store.calls import StoredCall
 from engine.store.database import Database, Tx
 
 NOW = 1.6e9
@@ -91,8 +91,10 @@ async def test_a_request_is_stored_once(database: Database, partner: int):
 
     async def find(request_id: str, digest: bytes, callback_id: str | None, sender: str = "NLEMS") -> bool:
         async with database.reading() as tx:
-            ids = {"request_id": request_id, "digest": digest, "callback_id": callback_id}
-            return await calls.repeated(tx, partner, sender, "BEBEC", **ids) is not None
+            found = await calls.repeated(
+                tx, partner, sender, "BEBEC", request_id=request_id, digest=digest, callback_id=callback_id
+            )
+            return found is not None
 
     assert await find("request 1", b"1", None)
     assert await find("request 9", b"9", "callback 1")

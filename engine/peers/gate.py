@@ -14,7 +14,7 @@ WIDE_OPEN = 1024  # requests at once; wider than any platform's subscriptions to
 
 
 class Waiter(Protocol):
-    """Who waits at a gate: a push worker with something to send."""
+    """Who waits at a gate: whoever has something to send there."""
 
     def due_at(self) -> float:
         """When its next request was due."""
