@@ -9,6 +9,7 @@ from engine.samples.chances import NEWEST, SEED, Sample
 from engine.samples.charging import cdrs, irrs, meter_samples, sessions, tokens
 from engine.samples.places import (
     LOCATION_SIZE_BYTES,
+    capable_locations,
     evse_statuses,
     evse_uids,
     location_of_size,
@@ -22,6 +23,7 @@ __all__ = [
     "NEWEST",
     "SEED",
     "Sample",
+    "capable_locations",
     "cdrs",
     "evse_statuses",
     "evse_uids",

@@ -98,6 +98,23 @@ def locations(
         yield Sample(f"{party}-L{number:06d}", written(location, number))
 
 
+def capable_locations(count: int, *, seed: int = SEED, party: str = "BEBEC", evses: int = 4) -> Iterator[Sample]:
+    """Generate plain Locations whose EVSEs, two at each station, are all there and can do whatever can be asked."""
+    rng = random.Random(seed)
+    asked_for = [each for each in Capability if each is not Capability.START_SESSION_CONNECTOR_REQUIRED]
+    for number in range(1, count + 1):
+        maker = _Maker(rng, party, number)
+        location = maker.plain_location() | {"charging_pool": []}
+        maker.evse_count = 0
+        for _ in range(evses // 2):
+            pair = [maker.evse(plain=True) | {"presence": PresenceStatus.PRESENT} for _ in range(2)]
+            for evse in pair:
+                evse["evse_id"] = f"{party[:2]}*{party[2:]}*E{number:06d}*{evse['uid'][-2:]}"
+            station = {"id": maker.id("S"), "evses": pair, "capabilities": asked_for, "last_updated": maker.time()}
+            location["charging_pool"].append(station)
+        yield Sample(f"{party}-L{number:06d}", encode(location))
+
+
 def evse_statuses(of: Iterable[Sample], *, seed: int = SEED) -> Iterator[Sample]:
     """Generate a status for each EVSE of these Locations, under the EVSE's uid."""
     rng = random.Random(seed)
