@@ -18,6 +18,7 @@ import pytest
 from tests.acceptance.test_one_at_a_time import Faulty
 from tests.support.backing import SERVERS, Backing
 from tests.support.peer import Peer, World, accept, always, world
+from tests.support.processes import Platform
 from tests.support.receiver import Observer
 from tests.support.replicas import Traffic, copies
 
@@ -46,15 +47,17 @@ class Scene:
     observers: list[Observer]
     traffic: Traffic
 
-    async def processes(self, count: int, *, even: bool = True) -> list[dict[str, Any]]:
-        """Wait until so many processes run, each with its share."""
+    async def processes(
+        self, count: int, *, even: bool = True, told_by: Platform | None = None
+    ) -> list[dict[str, Any]]:
+        """Wait until so many processes run, each with its share; the engine tells, or another one that shares it."""
 
         def shared_out(state: dict[str, Any]) -> bool:
             running = state["processes"]
             owned = [process["subscriptions"] for process in running]
             return len(running) == count and sum(owned) == SUBSCRIBERS and (not even or max(owned) - min(owned) <= 1)
 
-        found: list[dict[str, Any]] = (await self.made.engine.wait_for(shared_out))["processes"]
+        found: list[dict[str, Any]] = (await (told_by or self.made.engine).wait_for(shared_out))["processes"]
         return found
 
     async def without(self, gone: str) -> None:

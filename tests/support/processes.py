@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import ssl
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -29,9 +30,9 @@ WAIT_TIMEOUT_S = 60.0
 _NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # else httpx loads the world's authorities for each client
 
 
-def local_api(folder: PlatformFolder, token: str | None) -> httpx.AsyncClient:
+def local_api(folder: PlatformFolder, token: str | None, *, socket: str = "api.sock") -> httpx.AsyncClient:
     """Make a client of a platform's local API that shows this token, or none."""
-    transport = httpx.AsyncHTTPTransport(uds=str(folder.run / "api.sock"), verify=_NO_TLS)
+    transport = httpx.AsyncHTTPTransport(uds=str(folder.run / socket), verify=_NO_TLS)
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     return httpx.AsyncClient(
         transport=transport, base_url="http://engine", headers=headers, timeout=60.0, trust_env=False
@@ -56,6 +57,8 @@ class Platform:
         self.served_with: Sequence[str] = ()  # and of `serve`
         self.place = place  # at PostgreSQL and RabbitMQ; None: its folder and process
         self.folder = folder
+        self.socket = "api.sock"  # of its local API
+        self.code: Path | None = None  # of another version, in this folder
         self.identity = identity
         self.party = party
         self.role = role
@@ -121,6 +124,10 @@ class Platform:
         self, words: Sequence[str], log: IO[bytes], environment: Mapping[str, str]
     ) -> warm.Process | asyncio.subprocess.Process:
         """Start the process that serves."""
+        if self.code is not None:
+            return await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "engine", *words, stdout=log, stderr=log, env=environment, cwd=self.code
+            )
         return await warm.start(words, stdout=log, environment=environment)
 
     async def ready(self) -> None:
@@ -162,7 +169,8 @@ class Platform:
         """Talk to its local API as the operator."""
         folder = PlatformFolder(self.folder)
         token_file = folder.run / "api-token"
-        return local_api(folder, token_file.read_text().strip() if token_file.exists() else "")
+        token = token_file.read_text().strip() if token_file.exists() else ""
+        return local_api(folder, token, socket=self.socket)
 
     async def state(self) -> dict[str, Any]:
         """Read the state endpoint."""

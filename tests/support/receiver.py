@@ -67,9 +67,12 @@ class Observer:
     def take(self, seen: Seen, body: bytes) -> None:
         """Store a copy as a receiver would, within one life."""
         wire = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        if self.copies.get(seen.key, -1) < seen.version:
+        held, payload = self.copies.get(seen.key, -1), bytes(wire["payload"])
+        if held < seen.version:
             self.copies[seen.key] = seen.version
-            self.payloads[seen.key] = bytes(wire["payload"])
+            self.payloads[seen.key] = payload
+        elif held == seen.version and payload != self.payloads[seen.key]:
+            self.violations.append(f"two payloads of {seen.key} in version {held}")
 
     def sender_died(self) -> None:
         """Note that the sender was killed: what it had in progress stays so until the time-out, answered or not."""

@@ -4,6 +4,8 @@ The bad peers speak through bare TLS streams, so that they can be as rude as rea
 """
 
 import asyncio
+import contextlib
+import itertools
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -298,3 +300,35 @@ async def rude_server(context: ssl.SSLContext, behave: Callable[[Wire], Awaitabl
     """Serve each TLS connection by a function; yields the port."""
     async with stream_server(lambda reader, writer: behave(Wire(reader, writer)), context) as port:
         yield port
+
+
+@asynccontextmanager
+async def balancer(*ports: int) -> AsyncIterator[int]:
+    """Pass connections on as a TCP load balancer does: in turn, and to the next one where nobody listens."""
+    turns = itertools.cycle(ports)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in ports:
+            with contextlib.suppress(OSError):
+                answers, onward = await asyncio.open_connection(HOST, next(turns))
+                break
+        else:
+            return
+        passing = [asyncio.create_task(_pass_on(reader, onward)), asyncio.create_task(_pass_on(answers, writer))]
+        try:
+            await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in passing:
+                task.cancel()
+            await asyncio.gather(*passing, return_exceptions=True)
+            onward.transport.abort()
+
+    async with stream_server(serve) as port:
+        yield port
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(2**16):
+            writer.write(data)
+            await writer.drain()
