@@ -312,7 +312,7 @@ class RabbitMqBroker:
             raise Unreachable(f"RabbitMQ at {shown(self._url)} is out of reach")
         await self._confirmed()
         try:
-            async with link.control() as wire:
+            async with link.control(self._name(queue)) as wire:
                 declared = await wire.queue_declare(
                     self._name(queue), passive=True, timeout=self._options.call_timeout_s
                 )
@@ -325,7 +325,7 @@ class RabbitMqBroker:
     async def _declare(self, link: Link, queue: "_Queue") -> None:
         timeout_s = self._options.call_timeout_s
         name = self._name(queue.name)
-        async with link.control() as wire:
+        async with link.control(name) as wire:
             await wire.queue_declare(name, durable=True, arguments=self._arguments(), timeout=timeout_s)
             for topic, key in queue.bindings - queue.bound:
                 exchange = await self._exchange(link, wire, topic)
@@ -351,9 +351,10 @@ class RabbitMqBroker:
             async with queue.attaching:
                 if not queue.wanted or queue.consumer is not None or queue.gone:
                     return
-                async with link.control() as wire:  # a queue that is not there would close the consumers' channel
-                    await wire.queue_declare(self._name(queue.name), passive=True, timeout=self._options.call_timeout_s)
-                queue.consumer = await link.consume(self._name(queue.name), queue.arrived)
+                name = self._name(queue.name)
+                async with link.control(name) as wire:  # a queue that is not there would close the consumers' channel
+                    await wire.queue_declare(name, passive=True, timeout=self._options.call_timeout_s)
+                queue.consumer = await link.consume(name, queue.arrived)
                 queue.waiters.wake()
         except _OF_ONE_QUEUE as refused:
             _log.warning("queue %s: %s", queue.name, told(refused), extra={"action": "queue_gone"})
@@ -366,7 +367,7 @@ class RabbitMqBroker:
         refuse what is published, for its neighbours too (rabbitmq-server#15333): bindings go only after the queue.
         """
         timeout_s, name = self._options.call_timeout_s, self._name(queue)
-        async with link.control() as wire:  # for all three, so that a queue of the same name comes after them
+        async with link.control(name) as wire:  # for all three, so that a queue of the same name comes after them
             for topic, key in self._doomed.get(queue, ()):
                 await wire.queue_unbind(name, self._topic(topic), routing_key=key, timeout=timeout_s)
             await self._confirmed()
@@ -403,7 +404,7 @@ class RabbitMqBroker:
         exchange = self._topic(topic)
         if exchange not in link.exchanges:
             try:
-                async with link.control() as wire:
+                async with link.control(exchange) as wire:
                     await self._exchange(link, wire, topic)
             except FAILURES as failure:
                 self._not_put(failure)
@@ -561,7 +562,7 @@ async def remove(options: RabbitMqOptions, *, queues: Collection[str], topics: C
         raise BrokerError(str(error)) from error
     await link.open()
     try:
-        async with link.control() as wire:
+        async with link.control(options.prefix) as wire:
             for queue in queues:
                 await wire.queue_delete(queue_name(options, queue), timeout=options.call_timeout_s)
             for topic in topics:

@@ -22,6 +22,9 @@ from brokers.base import BrokerError
 CONSUMERS_PER_CHANNEL_MAX: Final = 100
 """A channel that is closed, for whatever reason, takes its consumers with it; and thousands on one are slow."""
 
+CONTROL_CHANNELS: Final = 8
+"""For making queues: RabbitMQ makes those of one channel one after the other, and ten thousand took it minutes."""
+
 VERSION_MIN: Final = (3, 10)
 
 FAILURES: Final = (OSError, TimeoutError, amqp.AMQPError, RuntimeError)
@@ -85,6 +88,14 @@ class Consumer:
     tag: str
 
 
+@dataclass(eq=False, slots=True)
+class _Control:
+    """A channel on which things are declared one after the other, once it is needed."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    channel: AbstractChannel | None = None
+
+
 class Link:
     """Two connections, one to publish and one to consume and declare, with their channels. Either both live or none."""
 
@@ -105,8 +116,7 @@ class Link:
         self._connections: list[AbstractConnection] = []
         self._publisher: AbstractChannel | None = None
         self._publisher_lock = asyncio.Lock()
-        self._control: AbstractChannel | None = None
-        self._control_lock = asyncio.Lock()
+        self._controls = [_Control() for _ in range(CONTROL_CHANNELS)]
         self._consumers: list[tuple[AbstractChannel, Wire, dict[str, Consumer]]] = []
         self.exchanges: set[str] = set()
         self.ended = asyncio.Event()
@@ -166,19 +176,23 @@ class Link:
             return await self._publisher.get_underlay_channel()
 
     @asynccontextmanager
-    async def control(self) -> AsyncIterator[Wire]:
-        """Hold the channel on which queues are declared, one after the other; after an error it is opened anew."""
-        async with self._control_lock:
+    async def control(self, name: str) -> AsyncIterator[Wire]:
+        """Hold the channel on which a queue or exchange is declared; for one name it is always the same.
+
+        After an error it is opened anew.
+        """
+        control = self._controls[hash(name) % CONTROL_CHANNELS]
+        async with control.lock:
             if self.ended.is_set():
                 raise ConnectionError("the connection to RabbitMQ was lost")
-            if self._control is None or self._control.is_closed:
+            if control.channel is None or control.channel.is_closed:
                 channel = self._connections[1].channel(publisher_confirms=False)
                 await channel.initialize(timeout=self._options.call_timeout_s)
-                self._control = channel
+                control.channel = channel
             try:
-                yield await self._control.get_underlay_channel()
+                yield await control.channel.get_underlay_channel()
             except BaseException:
-                self._control = None  # an error, or giving up on an answer, closes it
+                control.channel = None  # an error, or giving up on an answer, closes it
                 raise
 
     async def consume(self, queue: str, arrived: Callable[[DeliveredMessage], Coroutine[Any, Any, None]]) -> Consumer:
