@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import typer
 
 from engine.cli import (
+    calls,
     certificates,
     demo,
     folder,
@@ -39,6 +40,7 @@ for group in (
     platforms,
     parties,
     subscriptions,
+    calls,
     objects,
     replace,
     validate,

@@ -37,6 +37,7 @@ class Panel:
     REGISTRATION = "Partners"
     OBJECTS = "Objects"
     SUBSCRIPTIONS = "Subscriptions"
+    CALLS = "Calls"
     WATCH = "Watch and look after"
 
 

@@ -86,6 +86,7 @@ def _laid_out(found: dict[str, Any]) -> "Group":
             )
             parts += [Text(), Text(heading, style="bold cyan"), table, *_last_errors(live, row)]
     parts += [Text(), *_stored(found["objects"])]
+    parts += _calls(found["calls"])
     parts += [Text(), *_restored(found.get("restored")), *_stuck(found["stuck"])]
     return Group(*parts)
 
@@ -217,6 +218,22 @@ def _stored(objects: dict[str, Any]) -> list[Any]:
     ]
     columns = ["module", "issuer", "issued", "received"]
     return [Text("objects", style="bold cyan"), output.table(columns, rows, right=columns[2:])]
+
+
+def _calls(calls: dict[str, Any]) -> list[Any]:
+    """Say how many calls wait for something, where there are any."""
+    from rich.text import Text
+
+    from engine.cli import output
+
+    said = [
+        f"{output.number(calls[side]['open'])} {words}, the oldest {output.age(calls[side]['oldest_since'])}"
+        for side, words in (("asked", "of ours wait"), ("received", "of partners wait"))
+        if calls[side]["open"]
+    ]
+    if calls["results_owed"]:
+        said.append(f"{output.counted(calls['results_owed'], 'result')} owed")
+    return [Text(), Text.assemble(("calls", "bold cyan"), "  ", "; ".join(said))] if said else []
 
 
 def _restored(what: dict[str, Any] | None) -> list[Any]:

@@ -516,7 +516,7 @@ class Calls:
             if not call.asynchronous:
                 raise Refused(f"call {call_id} was to be answered at once, and has no later result")
             state = call.state
-            revoking = asked.call.revocable and state is CallState.SUCCEEDED
+            revoking = asked.call.revocable and state in (CallState.SUCCEEDED, CallState.REVOKED)
             if revoking and result.result_type is AsyncResultType.FAILED and result.payload is None and note:
                 result = AsyncResult(result_type=result.result_type, error=result.error, payload=_text(note))
             body = result_body(result)

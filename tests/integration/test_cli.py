@@ -15,8 +15,10 @@ import pytest
 
 from engine.app import Engine
 from engine.cli.main import run
+from engine.protocol.ids import PartyId
 from engine.settings import PlatformFolder
 from tests.support.local_api import statuses_are_replaced
+from tests.support.offices import ScriptedOffice, parameters
 from tests.support.services import free_port
 
 CPO, EMSP = "cpo.example.org", "emsp.example.org"
@@ -387,3 +389,46 @@ async def test_a_partner_that_is_away(operator: Operator):
     assert "is connecting" in begun.out
     assert "not running" in (await operator("platforms", "cpo", code=1)).err
     assert "is ended" in (await operator("disconnect", "emsp", CPO, "--reset")).out
+
+
+async def test_calls_are_asked_and_looked_at(operator: Operator, monkeypatch: pytest.MonkeyPatch):
+    """`call` asks with a file or standard input, waits when told to, and its exit code says how it went."""
+    await connect(operator)
+    office = ScriptedOffice()
+    to_cpo = ["--as", "NLEMS", "--to", "BEBEC"]
+    unlock = ["call", "emsp", "locations", "unlock-connector"]
+    write("unlock.json", parameters("locations/unlock-connector").decode())
+
+    refused = await operator(*unlock, "unlock.json", *to_cpo, code=1)
+    assert "call 1: locations/unlock-connector of BEBEC at cpo.example.org refused: NOT_SUPPORTED" in refused.out
+    cpo = operator.engines["cpo"].calls
+    cpo.serve(PartyId("BEBEC"), office)
+    monkeypatch.setattr("sys.stdin", Piped(parameters("locations/unlock-connector")))
+    accepted = await operator(*unlock, "-", *to_cpo)
+    assert "call 2: locations/unlock-connector of BEBEC at cpo.example.org accepted" in accepted.out
+    listed = await operator("calls", "emsp", "--open")
+    assert [word in listed.out for word in ("unlock-connector", "NLEMS → BEBEC", "accepted", "NOT_SUPPORTED")] == [
+        True, True, True, False,
+    ]  # fmt: skip
+    shown = (await operator("calls", "cpo", "--json")).json
+    assert [(one["asked_here"], one["state"]) for one in shown] == [(False, "accepted")]
+    assert "1 of ours wait" in (await operator("state", "emsp")).out
+    assert "1 of partners wait" in (await operator("state", "cpo")).out
+
+    waiting = asyncio.create_task(operator(*unlock, "unlock.json", *to_cpo, "--wait", "20", "--json", code=1))
+    taken = (await office.took(2))[1]
+    await cpo.conclude(taken.id, "REJECTED", error=b'{"status":"DEVICE_OFFLINE"}')
+    rejected = (await waiting).json
+    assert (rejected["state"], rejected["results"][0]["error"]) == ("failed", {"status": "DEVICE_OFFLINE"})
+    assert "REJECTED, DEVICE_OFFLINE" in (await operator("calls", "emsp")).out
+
+    write("preferences.json", parameters("sessions/change-charging-preferences").decode())
+    done = await operator("call", "emsp", "sessions", "change-charging-preferences", "preferences.json", *to_cpo)
+    assert done.out.startswith("✓ call 4: ")
+    assert done.out.endswith('"ACCEPTED"\n') is False  # the word says no more than the state
+    assert "nothing" in (await operator("call", "emsp", "locations", "nothing", "unlock.json", *to_cpo, code=1)).err
+    write("empty.json", "{}")
+    wrong = await operator(*unlock, "empty.json", *to_cpo, code=1)
+    assert "/connector_id: expected" in wrong.err
+    assert "cannot be read" in (await operator(*unlock, "missing.json", *to_cpo, code=1)).err
+    assert len((await operator("calls", "emsp", "--json", "--limit", "2")).json) == 2
