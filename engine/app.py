@@ -27,6 +27,8 @@ from certs.forwarded import ForwardedCertificates
 from certs.tls import server_context
 from engine import logs
 from engine.backoffice.authorizing import Authorizing
+from engine.backoffice.following import Following
+from engine.backoffice.webhook import Webhook, read_secret
 from engine.clock import Clock, SystemClock
 from engine.lifecycle import Service
 from engine.peers.calls import CallRequests
@@ -217,7 +219,13 @@ class Engine:
             clock=clock,
             settings=settings.calls,
         )
-        self.calls.build_in("tokens", "authorize", Authorizing(database, clock))
+        if settings.backoffice.authorize == "tokens":
+            self.calls.build_in("tokens", "authorize", Authorizing(database, clock))
+        self.webhook = _webhook(settings, self.folder, self.calls, clock)
+        if self.webhook is not None:
+            self.calls.serve_all(self.webhook)
+        elif settings.backoffice.kind == "stream":
+            self.calls.serve_all(Following())
         self.signals.subscribe(Kind.CALLS, hearing.changed_elsewhere)
         self.signals.subscribe(Kind.CALLS, self._calls_changed_elsewhere)
 
@@ -315,7 +323,7 @@ class Engine:
             await self._begin(self.database)
             await self._begin(self.marking)
             await self.directory.reload()
-            for part in (
+            parts: list[Service] = [
                 self.membership,
                 self.broker,
                 self.peers,
@@ -326,6 +334,7 @@ class Engine:
                 self.consuming,
                 self.accepting,
                 self.publishing,
+                *([] if self.webhook is None else [self.webhook]),
                 self.callbacks,
                 self.asking,
                 self.calls,
@@ -333,7 +342,8 @@ class Engine:
                 self.signals,
                 self.site,
                 self.operator,
-            ):
+            ]
+            for part in parts:
                 await self._begin(part)
         except BaseException:
             await self.stop()
@@ -356,6 +366,31 @@ class Engine:
         self._held.close()
 
 
+def _webhook(settings: Settings, folder: PlatformFolder, calls: Calls, clock: Clock) -> Webhook | None:
+    """Build the webhook, if the settings have one.
+
+    Raises ``BadSettings`` for a secret that cannot be used.
+    """
+    wanted = settings.backoffice
+    if wanted.kind != "webhook":
+        return None
+    try:
+        text = folder.secret(wanted.webhook_secret_file, "[backoffice] webhook_secret_file") or ""
+        secrets = [read_secret(line) for line in text.split()]
+        if not secrets:
+            raise ValueError(f"{wanted.webhook_secret_file} is empty")
+    except ValueError as error:
+        raise BadSettings(f"[backoffice] webhook_secret_file: {error}") from error
+    return Webhook(
+        wanted.webhook_url,
+        secrets,
+        conclude=calls.conclude,
+        clock=clock,
+        timeout_s=wanted.webhook_timeout_s,
+        answer_max_bytes=wanted.webhook_answer_max_bytes,
+    )
+
+
 def _broker(settings: Settings, folder: PlatformFolder) -> Broker:
     """Build the broker that the settings name.
 
@@ -368,7 +403,7 @@ def _broker(settings: Settings, folder: PlatformFolder) -> Broker:
     from brokers.rabbitmq import QueueType, RabbitMqBroker, RabbitMqOptions  # noqa: PLC0415
 
     try:
-        password = folder.secret(wanted.password_file, "[broker]")
+        password = folder.secret(wanted.password_file, "[broker] password_file")
         tls = None
         if wanted.url.startswith("amqps:"):
             tls = ssl.create_default_context(cafile=folder.path(wanted.ca_file) if wanted.ca_file else None)

@@ -48,6 +48,20 @@ def _check_broker_url(url: str) -> str:
     return url
 
 
+def _check_webhook_url(url: str) -> str:
+    parts = urlsplit(url)
+    if url and (parts.scheme not in {"http", "https"} or not parts.hostname or parts.username is not None):
+        raise ValueError("write https://HOST/PATH, or http://HOST:PORT/PATH for one that is near")
+    if parts.scheme == "http" and parts.hostname != "localhost":
+        try:
+            near = _is_near(ip_network(parts.hostname or ""))
+        except ValueError:
+            near = False
+        if not near:
+            raise ValueError("http:// is for an address of a private network, or localhost: write https://")
+    return url
+
+
 def _split(given: object) -> object:
     """Take what the environment has as one text for a list of words."""
     return given.replace(",", " ").split() if isinstance(given, str) else given
@@ -82,6 +96,7 @@ def with_password(url: str, password: str) -> str:
 BaseUrl = Annotated[str, AfterValidator(check_base_url)]
 Count = Annotated[int, Field(gt=0)]
 StoreUrl = Annotated[str, AfterValidator(_check_store_url)]
+WebhookUrl = Annotated[str, AfterValidator(_check_webhook_url)]
 BrokerUrl = Annotated[str, AfterValidator(_check_broker_url)]
 HeaderName = Annotated[str, AfterValidator(_check_header_name)]
 Networks = Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_check_networks)]
@@ -284,6 +299,34 @@ class Calls(Section):
     )
 
 
+class Backoffice(Section):
+    """The systems of the parties hosted here, which carry out what partners ask of them."""
+
+    kind: Literal["none", "stream", "webhook"] = Field(
+        default="none",
+        description="stream: who follows /api/v1/events concludes calls; webhook: each call is posted to webhook_url",
+    )
+    webhook_url: WebhookUrl = Field(default="", description="https://, or http:// in a private network")
+    webhook_secret_file: str = Field(
+        default="", description="holds the signing secret, whsec_… (Standard Webhooks), or several, one a line"
+    )
+    webhook_timeout_s: Duration = Field(
+        default=5.0, description="for one attempt: below request_timeout_ms, in which the partner waits for an answer"
+    )
+    webhook_answer_max_bytes: Count = Field(default=1024 * 1024, description="longer answers are none")
+    authorize: Literal["tokens", "webhook"] = Field(
+        default="tokens", description="who answers tokens/authorize: the Tokens issued here, or the webhook"
+    )
+
+    @model_validator(mode="after")
+    def _check_webhook(self) -> Self:
+        if self.kind == "webhook" and not (self.webhook_url and self.webhook_secret_file):
+            raise ValueError("kind webhook needs webhook_url and webhook_secret_file")
+        if self.authorize == "webhook" and self.kind != "webhook":
+            raise ValueError('authorize webhook needs kind = "webhook"')
+        return self
+
+
 class Store(Section):
     """The database."""
 
@@ -362,6 +405,7 @@ class Settings(Section):
     subscriptions: Subscriptions = Subscriptions()
     replication: Replication = Replication()
     calls: Calls = Calls()
+    backoffice: Backoffice = Backoffice()
     store: Store = Store()
     broker: Broker = Broker()
     api: Api = Api()
@@ -423,20 +467,20 @@ class PlatformFolder:
         store = settings.store
         if not store.url:
             return f"sqlite+aiosqlite:///{self.root / 'engine.sqlite'}"
-        password = self.secret(store.password_file, "[store]")
+        password = self.secret(store.password_file, "[store] password_file")
         return store.url if password is None else with_password(store.url, password)
 
-    def secret(self, file: str, section: str) -> str | None:
+    def secret(self, file: str, setting: str) -> str | None:
         """Read a secret that stands in a file by itself; None if no file is named.
 
-        Raises ``BadSettings``, naming the section that names the file.
+        Raises ``BadSettings``, naming the setting that names the file.
         """
         if not file:
             return None
         try:
             return self.path(file).read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise BadSettings(f"{section} password_file cannot be read: {error}") from error
+            raise BadSettings(f"{setting} cannot be read: {error}") from error
 
     def settings(self, environment: Mapping[str, str] = os.environ) -> Settings:
         """Read the settings.

@@ -185,6 +185,7 @@ class Calls:
         self._settings = settings.calls
         self._answer_within_s = settings.peers.request_timeout_ms / 1000 * ANSWER_SHARE
         self._offices: dict[PartyId, BackOffice] = {}
+        self._for_all: BackOffice | None = None
         self._built_in: dict[str, BackOffice] = {}
         self._handing_over = Errands(
             "calls for back offices",
@@ -212,6 +213,11 @@ class Calls:
         self._offices[party] = office
         self.look()
 
+    def serve_all(self, office: BackOffice) -> None:
+        """Give calls to these systems that no other ones are for."""
+        self._for_all = office
+        self.look()
+
     def withdraw(self, party: PartyId) -> None:
         """Give them to its systems no more."""
         self._offices.pop(party, None)
@@ -221,7 +227,7 @@ class Calls:
         self._built_in[f"{module}/{name}"] = office
 
     def _office(self, party: PartyId, asked: Operation) -> BackOffice | None:
-        return self._offices.get(party) or self._built_in.get(asked.name)
+        return self._offices.get(party) or self._built_in.get(asked.name) or self._for_all
 
     # -- taking ---------------------------------------------------------------------------------------------
 

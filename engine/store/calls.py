@@ -14,6 +14,7 @@ from sqlalchemy import and_, delete, exists, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from engine.protocol.calls import CallState, Delivery, Meaning
+from engine.store import events
 from engine.store.database import Kind, Tx
 from engine.store.tables import call_results, calls, platforms
 
@@ -118,13 +119,24 @@ async def add(tx: Tx, **values: Any) -> int | None:
     statement = dialect.insert(calls).values(**values).on_conflict_do_nothing().returning(calls.c.id)
     call_id: int | None = (await tx.execute(statement)).scalar_one_or_none()
     if call_id is not None:
-        tx.touch(Kind.CALLS, call_id)
+        _changed(tx, call_id)
     return call_id
+
+
+def _changed(tx: Tx, call_id: int) -> None:
+    """Let other processes know, and whoever follows."""
+    tx.touch(Kind.CALLS, call_id)
+    events.note(tx, Kind.CALLS, call_id)
 
 
 async def by_id(tx: Tx, call_id: int, *, lock: bool = False) -> StoredCall | None:
     """Read a call; ``lock`` keeps others from changing it until this transaction ends."""
     return await _one(tx, calls.c.id == call_id, lock=lock)
+
+
+async def by_ids(tx: Tx, call_ids: Collection[int]) -> list[StoredCall]:
+    """Read some calls."""
+    return [_call(row) for row in await tx.execute(_CALL.where(calls.c.id.in_(call_ids)))]
 
 
 async def by_callback(tx: Tx, callback_id: str, *, lock: bool = False) -> StoredCall | None:
@@ -158,7 +170,7 @@ async def _one(tx: Tx, *where: Any, lock: bool = False) -> StoredCall | None:
 async def change(tx: Tx, call_id: int, **values: Any) -> None:
     """Change columns of a call."""
     await tx.execute(update(calls).where(calls.c.id == call_id).values(**values))
-    tx.touch(Kind.CALLS, call_id)
+    _changed(tx, call_id)
 
 
 async def page(
@@ -238,6 +250,7 @@ async def forget(tx: Tx, *, ended_before: float, limit: int) -> int:
     if found:
         await tx.execute(delete(call_results).where(call_results.c.call_id.in_(found)))
         await tx.execute(delete(calls).where(calls.c.id.in_(found)))
+        await events.forget(tx, Kind.CALLS, found)
     return len(found)
 
 
@@ -255,7 +268,7 @@ async def add_result(tx: Tx, call: StoredCall, **values: Any) -> int:
     """Store a result of a call, received or owed."""
     whose = {"call_id": call.id, "platform_id": call.platform_id}
     statement = insert(call_results).values(**whose, **values).returning(call_results.c.id)
-    tx.touch(Kind.CALLS, call.id)
+    _changed(tx, call.id)
     return int((await tx.execute(statement)).scalar_one())
 
 

@@ -65,7 +65,7 @@ async def ask_call(request: Request, caller: AnyCaller, engine: Engine) -> Respo
     )
     if order.wait_s:
         await engine.asking.wait(call_id, within_s=order.wait_s)
-    return _json(_shown(await engine.calls.get(call_id)))
+    return _json(shown(await engine.calls.get(call_id)))
 
 
 @router.get("", response_model=models.CallPage, summary="List calls")
@@ -87,7 +87,7 @@ async def calls_listed(
     found = await engine.calls.page(
         party=wanted, is_open=is_open, asked_here=asked_here, before=before, limit=limit + 1
     )
-    return _json({"calls": [_shown(one) for one in found[:limit]], "more": len(found) > limit})
+    return _json({"calls": [shown(one) for one in found[:limit]], "more": len(found) > limit})
 
 
 @router.get("/{call_id}", response_model=models.Call, summary="Show a call")
@@ -97,7 +97,7 @@ async def one_call(caller: AnyCaller, engine: Engine, call_id: int, wait_s: Wait
     if wait_s and found.call.ended_at is None:
         await engine.asking.wait(call_id, within_s=wait_s)
         found = await engine.calls.get(call_id)
-    return _json(_shown(found))
+    return _json(shown(found))
 
 
 @router.post(
@@ -123,7 +123,7 @@ async def conclude_call(request: Request, caller: AnyCaller, engine: Engine, cal
         error=_present(values.error),
         message=order.message,
     )
-    return _json(_shown(await engine.calls.get(call_id)))
+    return _json(shown(await engine.calls.get(call_id)))
 
 
 async def _own(engine: Services, caller: Caller, call_id: int) -> CallWithResults:
@@ -153,14 +153,14 @@ def _present(value: msgspec.Raw) -> bytes | None:
 # -- showing ----------------------------------------------------------------------------------------------------
 
 
-def _shown(found: CallWithResults) -> dict[str, Any]:
+def shown(found: CallWithResults) -> dict[str, Any]:
     """Show a call with its payload's own bytes. Callback ids are for the partner alone."""
     call = found.call
-    shown = {name: value for name, value in asdict(call).items() if name not in _HIDDEN}
-    shown |= {"open": call.ended_at is None, "payload": msgspec.Raw(call.payload)}
+    fields = {name: value for name, value in asdict(call).items() if name not in _HIDDEN}
+    fields |= {"open": call.ended_at is None, "payload": msgspec.Raw(call.payload)}
     if call.answer is not None:
-        shown["data" if call.asked_here else "answer"] = msgspec.Raw(call.answer)
-    return _with_times(shown) | {"results": [_shown_result(result) for result in found.results]}
+        fields["data" if call.asked_here else "answer"] = msgspec.Raw(call.answer)
+    return _with_times(fields) | {"results": [_shown_result(result) for result in found.results]}
 
 
 def _shown_result(result: StoredResult) -> dict[str, Any]:

@@ -3,22 +3,27 @@
 from collections.abc import Sequence
 from typing import Annotated
 
+import msgspec
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
 from engine.protocol.ids import ModuleId, PartyId
 from engine.protocol.modules import all_modules
-from engine.server.operator import models, stream, subscriptions
+from engine.relay.calls import CallWithResults
+from engine.server.operator import calls, models, stream, subscriptions
 from engine.server.operator.access import AnyCaller, Caller, Engine, own_party
 from engine.server.operator.errors import Problem
 from engine.server.operator.objects import Log, Selection, known_module
 from engine.server.operator.services import Services
 from engine.server.operator.stream import Positions, Told
+from engine.store import calls as stored_calls
 from engine.store import events, objects
 from engine.store.database import Kind, Tx
 from engine.store.subscriptions import inbounds_by_ids, outbound_by_ids
 
 CURSOR_LENGTH_MAX = 1000  # characters: some ten logs, with a number of up to 19 digits each
+
+_KINDS = {"call": (Kind.CALLS,), "subscription": (Kind.INBOUND, Kind.OUTBOUND)}
 
 router = APIRouter(prefix="/api/v1", tags=["events"])
 
@@ -32,7 +37,7 @@ router = APIRouter(prefix="/api/v1", tags=["events"])
 async def follow_everything(
     request: Request, engine: Engine, caller: AnyCaller, query: Annotated[models.EventsQuery, Query()]
 ) -> StreamingResponse:
-    """Stream what changes: an `object` that was received, a `subscription`, as their own pages show them.
+    """Stream what changes: an `object` that was received, a `call`, a `subscription`, as their own pages show them.
 
     The first event is `position`, with the cursor where the stream begins. The id of each further one is the cursor to
     go on from, as `Last-Event-ID` or `after`: nothing is skipped then, also after a restart of either side; what
@@ -41,8 +46,8 @@ async def follow_everything(
     party = own_party(caller, query.party) if query.party is not None else caller.party
     modules = [known_module(name) for name in query.module] or [module.id for module in all_modules()]
     strands: list[stream.Strand] = []
-    if "subscription" in query.kind:
-        strands.append(_Things(engine, party))
+    if things := [kind for name in ("call", "subscription") if name in query.kind for kind in _KINDS[name]]:
+        strands.append(_Things(engine, party, things))
     if "object" in query.kind:
         strands += [_Objects(engine, party, module) for module in modules]
     after = _positions(request.headers.get("last-event-id") or query.after)
@@ -69,13 +74,14 @@ class _Objects:
 
 
 class _Things:
-    """Subscriptions, ours and partners'."""
+    """Calls and subscriptions, ours and partners'."""
 
     log = objects.EVENTS
 
-    def __init__(self, engine: Services, party: PartyId | None) -> None:
+    def __init__(self, engine: Services, party: PartyId | None, kinds: Sequence[Kind]) -> None:
         self._database = engine.database
         self._party = party
+        self._kinds = kinds
 
     async def told(self, after: int, limit: int) -> tuple[Sequence[Told], int, bool]:
         """Read what became of those that changed, and are this party's."""
@@ -83,11 +89,16 @@ class _Things:
 
     async def _told(self, tx: Tx, after: int, limit: int) -> tuple[Sequence[Told], int, bool]:
         end = await objects.last_number(tx, self.log)  # before the page: what lies at or below it is surely in there
-        page = await events.page(tx, kinds=(Kind.INBOUND, Kind.OUTBOUND), after=after, limit=limit)
-        keys: dict[Kind, list[int]] = {Kind.INBOUND: [], Kind.OUTBOUND: []}
+        page = await events.page(tx, kinds=self._kinds, after=after, limit=limit)
+        keys: dict[Kind, list[int]] = {kind: [] for kind in Kind}
         for event in page:
             keys[event.kind].append(event.key)
         shown: dict[tuple[Kind, int], bytes] = {}
+        results = await stored_calls.results(tx, keys[Kind.CALLS])
+        for call in await stored_calls.by_ids(tx, keys[Kind.CALLS]):
+            if self._party in (None, call.party):
+                found = CallWithResults(call, results.get(call.id, ()))
+                shown[Kind.CALLS, call.id] = msgspec.json.encode(calls.shown(found))
         for ours in await inbounds_by_ids(tx, keys[Kind.INBOUND]):
             if self._party in (None, ours.subscriber):
                 shown[Kind.INBOUND, ours.id] = subscriptions.ours(ours).model_dump_json().encode()
@@ -95,7 +106,7 @@ class _Things:
             if self._party in (None, theirs.producer):
                 shown[Kind.OUTBOUND, theirs.id] = subscriptions.theirs(theirs).model_dump_json().encode()
         told = [
-            (event.seq, "subscription", shown[event.kind, event.key])
+            (event.seq, "call" if event.kind is Kind.CALLS else "subscription", shown[event.kind, event.key])
             for event in page
             if (event.kind, event.key) in shown
         ]

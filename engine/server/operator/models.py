@@ -182,8 +182,8 @@ class FollowQuery(Filter):
 class EventsQuery(Body):
     """What to follow; all that the caller may see, if left out."""
 
-    kind: list[Literal["object", "subscription"]] = Field(
-        ["object", "subscription"], description="of which kinds; may be given several times"
+    kind: list[Literal["object", "call", "subscription"]] = Field(
+        ["object", "call", "subscription"], description="of which kinds; may be given several times"
     )
     module: list[str] = Field([], description="objects of these modules only", examples=[["locations"]])
     party: Party | None = Field(None, description="only what concerns this party of ours")
