@@ -120,6 +120,7 @@ class Surroundings:
     """What all workers of a process share.
 
     ``path`` says where a subscription's updates are sent, ``membership`` whether this process may send at all.
+    Who reads from the database holds ``reading``: there may be thousands of workers, and others read, too.
     """
 
     membership: Membership
@@ -131,6 +132,7 @@ class Surroundings:
     settings: Replication
     parallelism_max: int
     path: Callable[[OutboundSubscription], str]
+    reading: asyncio.Semaphore
 
 
 def queue_name(subscription: OutboundSubscription) -> str:
@@ -376,7 +378,7 @@ class PushWorker:
     async def _read_row(self) -> None:
         """Read the subscription again; a new epoch puts the position back to the watermark."""
         self._reload = False
-        async with self._shared.database.reading() as tx:
+        async with self._shared.reading, self._shared.database.reading() as tx:
             row = await subscriptions.outbound_by_id(tx, self.subscription.id)
         if row is None:
             row = replace(self.subscription, state=OutboundState.ENDED, epoch=self.subscription.epoch + 1)
@@ -477,7 +479,8 @@ class PushWorker:
             keys = [(owed.issuer, owed.key) for owed in page] if with_rows else []
             return page, end, await exceptions.by_keys(tx, subscription.id, keys)
 
-        page, end, rows = await self._shared.database.read(read)
+        async with self._shared.reading:
+            page, end, rows = await self._shared.database.read(read)
         if generation != self._ledger.generation:
             return
         self._ledger.page(page, end=end, more=len(page) == limit, make=self._maker(rows))
@@ -495,7 +498,8 @@ class PushWorker:
             return found, await exceptions.by_keys(tx, subscription.id, keys if with_rows else [])
 
         try:
-            found, rows = await self._shared.database.read(read)
+            async with self._shared.reading:
+                found, rows = await self._shared.database.read(read)
         except BaseException:
             self._ledger.not_loaded(generation)
             raise
@@ -534,7 +538,7 @@ class PushWorker:
         """Send what waited for its backoff and is due: as many as there are free slots, each booked first."""
         subscription, now = self.subscription, self._now()
         slots = self._free_slots()
-        async with self._shared.database.reading() as tx:
+        async with self._shared.reading, self._shared.database.reading() as tx:
             known = self._ledger.busy
             upcoming = await exceptions.due(tx, subscription.id, limit=slots + known + 1)
             self._rows = bool(upcoming) or await exceptions.any_rows(tx, subscription.id)

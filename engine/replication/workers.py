@@ -27,12 +27,13 @@ from engine.replication.outcome import Outcome, Result, of_answer
 from engine.replication.push import Attempt, Filing, PushWorker, Surroundings
 from engine.settings import Replication
 from engine.store import exceptions, objects, processes, subscriptions
-from engine.store.database import Database, StoreUnavailable, Tx
+from engine.store.database import READERS_MAX, Database, StoreUnavailable, Tx
 from engine.store.membership import Membership
 from engine.store.subscriptions import Fenced, OutboundSubscription
 
 _log = logging.getLogger(__name__)
 
+READING_MAX: Final = READERS_MAX - 1  # workers at a time: at a start there are thousands, and others have to read, too
 FILE_BATCH_MAX: Final = 64  # workers whose findings share a commit
 ADOPT_AT_ONCE: Final = 200  # subscriptions taken over in one transaction, which holds their rows
 HAND_OVER_AT_ONCE: Final = 64  # of those beyond our share: each waits for its answers, and pauses meanwhile
@@ -93,7 +94,16 @@ class Workers:
         self._filer: Batches[Filing, bool] = Batches("file outcomes", self._file, FILE_BATCH_MAX)
         self._sender = _Sending(requests)
         self._shared = Surroundings(
-            membership, database, broker, self._sender, self._filer, clock, settings, parallelism_max, _update_path
+            membership,
+            database,
+            broker,
+            self._sender,
+            self._filer,
+            clock,
+            settings,
+            parallelism_max,
+            _update_path,
+            asyncio.Semaphore(READING_MAX),
         )
         self._workers: dict[int, PushWorker] = {}
         self._gates: dict[int, Gate] = {}

@@ -24,6 +24,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, DisconnectionError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ T = TypeVar("T")
 READERS_MAX = (
     4  # a page of the local API, the state endpoint and two walks at a time; SQLite readers cost a file handle each
 )
+FREE_WITHIN_S = 30.0  # a connection, for who waits for one; a read takes milliseconds
 CACHE_KIB = 16384  # the hot rows of 10 000 objects; more only helps larger scans
 
 CONNECT_TIMEOUT_S = 5.0  # to PostgreSQL; a server that takes longer is not there
@@ -227,6 +229,8 @@ def open_engine(url: URL, *, failed_at: Callable[[], float] = lambda: -math.inf,
 
     ``failed_at`` says when a connection to the same server last failed, by the monotonic clock.
     """
+    if "pool_size" in options:
+        options["pool_timeout"] = FREE_WITHIN_S
     if url.get_backend_name() == "sqlite":
         return create_async_engine(url, **options)
     session = {
@@ -382,6 +386,8 @@ def _translated() -> Iterator[None]:
         if is_outage(error):
             raise StoreUnavailable(str(error.orig)) from error
         raise
+    except NoFreeConnection as error:
+        raise StoreUnavailable(f"too much waits for it: no connection was free within {FREE_WITHIN_S:.0f} s") from error
     except OSError as error:  # PostgreSQL, while there is no connection
         raise StoreUnavailable(str(error) or type(error).__name__) from error
 

@@ -15,14 +15,10 @@ from engine.store.database import Database, StoreUnavailable, address
 from engine.store.migrating import ForeignSchema, migrate
 from engine.store.objects import ISSUED_HERE, Change, View
 from tests.support.database import fresh_database, go_to
-from tests.support.postgresql import Server, new_database, own_server
+from tests.support.postgresql import WAITING, Server, new_database, own_server
 
 VIEW = View("BEBEC", "NLEMS")
 NOW = 1.6e9
-WAITING = """
-    SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
-    WHERE datname = current_database() AND NOT granted
-"""
 
 
 def change(name: str) -> Change:
@@ -120,6 +116,19 @@ async def test_a_server_that_goes_away(server: Server):
         await store(database, "B")
         assert await walked(database) == ["A", "B"]
         await database.stop()
+
+
+async def test_too_many_who_read(url: str, monkeypatch: pytest.MonkeyPatch):
+    """Who waits too long for a connection is told that the database is not available, and by what."""
+    monkeypatch.setattr(database_module, "FREE_WITHIN_S", 0.1)
+    database = await fresh_database(url)
+    async with contextlib.AsyncExitStack() as readers:
+        for _ in range(database_module.READERS_MAX):
+            await readers.enter_async_context(database.reading())
+        with pytest.raises(StoreUnavailable, match="too much waits"):
+            await walked(database)
+    assert await walked(database) == []
+    await database.stop()
 
 
 async def test_a_server_that_is_too_old(url: str, monkeypatch: pytest.MonkeyPatch):

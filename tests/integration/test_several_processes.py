@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from engine.app import Engine
 from engine.protocol.errors import Forbidden, NotSubscribed
@@ -19,9 +21,9 @@ from engine.replication.issuing import Publication
 from engine.replication.segments import heartbeat
 from engine.settings import PlatformFolder
 from engine.store import objects, platforms, subscriptions
-from engine.store.database import StoreUnavailable
+from engine.store.database import READERS_MAX, StoreUnavailable, address
 from engine.store.membership import Membership
-from tests.support.postgresql import new_database, run
+from tests.support.postgresql import WAITING, new_database, run
 from tests.support.rabbitmq import DISK_ALARM, Node
 
 LEASE_S = 1.5
@@ -300,6 +302,24 @@ async def test_followers_of_one_see_what_the_other_publishes(one: Engine, other:
     assert published.outcome == "created"
     async with asyncio.timeout(WITHIN_S):
         assert (await following)["evsestatuses"] > 0
+
+
+async def test_workers_leave_a_connection_to_others(folder: PlatformFolder, one: Engine):
+    """However many workers want to read, and however slowly they are answered, others read as well."""
+    await subscribed(one)
+    assert len(SUBSCRIBERS) >= READERS_MAX
+    other = create_async_engine(address(folder.settings({}).store.url))
+    async with other.connect() as slow, other.connect() as looking:
+        await slow.execute(text("LOCK TABLE exceptions IN ACCESS EXCLUSIVE MODE"))
+        for subscription in owned(one):
+            one.workers.changed(subscription)
+        async with asyncio.timeout(WITHIN_S):
+            while (await looking.execute(text(WAITING))).scalar() != READERS_MAX - 1:
+                await asyncio.sleep(0.01)
+            async with one.database.reading() as tx:
+                await objects.last_number(tx, "evsestatuses")
+        assert (await looking.execute(text(WAITING))).scalar() == READERS_MAX - 1
+    await other.dispose()
 
 
 async def read_by_all(publisher: Engine, *others: Engine) -> None:

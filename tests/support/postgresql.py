@@ -23,6 +23,10 @@ from engine.store.database import address
 from tests.support.services import Image, Kind, find, free_port, programs
 
 START_TIMEOUT_S: Final = 30.0  # a second or two on a machine that does nothing else
+WAITING: Final = """
+    SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
+    WHERE datname = current_database() AND NOT granted
+"""  # statements that wait for a table in this database
 _PLACES: Final = ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin", "opt/homebrew/opt/postgresql*/bin")
 
 
