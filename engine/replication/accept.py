@@ -16,11 +16,10 @@ from engine.protocol.errors import ClientError, Immutable, NotSubscribed, Schema
 from engine.protocol.ids import ObjectKey, PartyId
 from engine.protocol.modules import Module, SchemaViolation, module
 from engine.protocol.objects import Update, Verdict, decide
-from engine.protocol.subscriptions import TAKES_UPDATES
 from engine.registration.directory import Directory
 from engine.replication.batches import Batches
 from engine.replication.consuming import Consuming, Taking
-from engine.store import objects, subscriptions
+from engine.store import objects
 from engine.store.database import Database, Tx
 from engine.store.objects import Change, Held
 from engine.store.subscriptions import InboundSubscription
@@ -173,8 +172,7 @@ class Accepting:
 
     async def _store_in(self, tx: Tx, items: Sequence[_Item], now: float) -> _Stored:
         """Judge and store; touches nothing but its arguments, since it may run in another thread."""
-        lives = await self._lives(tx, items)
-        held = await self._held(tx, items)
+        lives, held = await self._held(tx, items)
         stored = _Stored()
         changes: dict[Known, Change] = {}
         for item in items:
@@ -212,24 +210,17 @@ class Accepting:
         await objects.store(tx, list(changes.values()), received=True, now=now)
         return stored
 
-    async def _lives(self, tx: Tx, items: Sequence[_Item]) -> dict[int, int]:
-        """Look up the present life of each subscription that still takes updates."""
-        lives: dict[int, int] = {}
-        for subscription_id in {item.subscription.id for item in items}:
-            row = await subscriptions.inbound_by_id(tx, subscription_id)
-            if row is not None and row.state in TAKES_UPDATES:
-                lives[subscription_id] = row.life
-        return lives
-
-    async def _held(self, tx: Tx, items: Sequence[_Item]) -> dict[Known, Held]:
+    async def _held(self, tx: Tx, items: Sequence[_Item]) -> tuple[dict[int, int | None], dict[Known, Held]]:
+        """Look up the present life of each subscription that still takes updates, and what is held under it."""
         grouped: dict[tuple[int, str, str], set[ObjectKey]] = defaultdict(set)
         for item in items:
             grouped[item.subscription.id, item.subscription.module, item.update.issuer].add(item.update.key)
+        lives: dict[int, int | None] = {}
         found: dict[Known, Held] = {}
         for (source_id, module_name, issuer), keys in grouped.items():
-            copies = await objects.held(tx, source_id, module_name, issuer, list(keys))
+            lives[source_id], copies = await objects.held(tx, source_id, module_name, issuer, list(keys))
             found.update(((source_id, issuer, ObjectKey(key)), copy) for key, copy in copies.items())
-        return found
+        return lives, found
 
     def _compare(self, known: Known, ours: int, theirs: int) -> None:
         """Remember a producer that stands by a lower version than our copy (B27)."""

@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from engine.protocol.ids import ObjectKey, PartyId
 from engine.protocol.objects import REISSUE_LEAD_S, VERSION_EPOCH_S
+from engine.protocol.subscriptions import TAKES_UPDATES
 from engine.store.database import Pointer, Segment, Tx
 from engine.store.tables import inbound, logs, objects, platforms
 
@@ -208,21 +209,34 @@ def _begin_log(dialect: str) -> Any:
 _BEGIN_LOGS: Final = {dialect: _begin_log(dialect) for dialect in ("sqlite", "postgresql")}
 
 
-_HELD = select(objects.c.object_key, objects.c.version, objects.c.life).where(
-    objects.c.source_id == bindparam("source_id"),
-    objects.c.module == bindparam("module"),
-    objects.c.issuer == bindparam("issuer"),
-    objects.c.object_key.in_(bindparam("keys", expanding=True)),
+_HELD = (
+    select(inbound.c.state, inbound.c.life, objects.c.object_key, objects.c.version, objects.c.life)
+    .outerjoin(
+        objects,
+        and_(
+            objects.c.source_id == bindparam("source_id"),
+            objects.c.module == bindparam("module"),
+            objects.c.issuer == bindparam("issuer"),
+            objects.c.object_key.in_(bindparam("keys", expanding=True)),
+        ),
+    )
+    .where(inbound.c.id == bindparam("source_id"))
 )
 
 
-async def held(tx: Tx, source_id: int, module: str, issuer: str, keys: Sequence[str]) -> dict[str, Held]:
-    """Look up versions by key."""
+async def held(
+    tx: Tx, source_id: int, module: str, issuer: str, keys: Sequence[str]
+) -> tuple[int | None, dict[str, Held]]:
+    """Look up the present life of a subscription of ours, None if it takes no updates, and its copies by key."""
+    present: int | None = None
     found: dict[str, Held] = {}
     for part in _parts(keys):
-        rows = await tx.execute(_HELD, {"source_id": source_id, "module": module, "issuer": issuer, "keys": part})
-        found.update((key, Held(version, life)) for key, version, life in rows)
-    return found
+        wanted = {"source_id": source_id, "module": module, "issuer": issuer, "keys": part}
+        for state, present_life, key, version, life in await tx.execute(_HELD, wanted):
+            present = present_life if state in TAKES_UPDATES else None
+            if key is not None:
+                found[key] = Held(version, life)
+    return present, found
 
 
 @dataclass(frozen=True, slots=True)

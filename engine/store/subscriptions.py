@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from sqlalchemy import Table, and_, bindparam, func, select, update
+from sqlalchemy import Table, and_, func, select, update
 
 from engine.protocol.subscriptions import OutboundState
 from engine.store import events
@@ -237,15 +237,6 @@ async def hold_fence(tx: Tx, subscription_id: int, epoch: int) -> None:
     )
     if result.scalar() != epoch:
         raise Fenced
-
-
-_INBOUND_BY_ID = _INBOUND.where(inbound.c.id == bindparam("wanted"))
-
-
-async def inbound_by_id(tx: Tx, subscription_id: int) -> InboundSubscription | None:
-    """Read a subscription of ours."""
-    row = (await tx.execute(_INBOUND_BY_ID, {"wanted": subscription_id})).first()
-    return None if row is None else InboundSubscription(*row)
 
 
 async def find_inbound(
