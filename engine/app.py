@@ -12,10 +12,11 @@ Nothing is served before everything behind it runs; nothing is pushed any more o
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,7 @@ from certs.tls import server_context
 from engine import logs
 from engine.backoffice.authorizing import Authorizing
 from engine.backoffice.following import Following
+from engine.backoffice.simulation import Simulations
 from engine.backoffice.webhook import Webhook, read_secret
 from engine.clock import Clock, SystemClock
 from engine.lifecycle import Service
@@ -226,8 +228,26 @@ class Engine:
             self.calls.serve_all(self.webhook)
         elif settings.backoffice.kind == "stream":
             self.calls.serve_all(Following())
+        self.simulations = self._build_simulations()
         self.signals.subscribe(Kind.CALLS, hearing.changed_elsewhere)
         self.signals.subscribe(Kind.CALLS, self._calls_changed_elsewhere)
+
+    def _build_simulations(self) -> Simulations | None:
+        wanted = self.settings.backoffice
+        if wanted.kind != "simulated":
+            return None
+        if not self.database.sqlite:
+            raise BadSettings('[backoffice] kind = "simulated" is for one process: use it with SQLite, without [store]')
+        return Simulations(
+            directory=self.directory,
+            database=self.database,
+            calls=self.calls,
+            asking=self.asking,
+            publishing=self.publishing,
+            clock=self.clock,
+            speed=wanted.simulated_speed,
+            drivers=wanted.simulated_drivers,
+        )
 
     async def _calls_changed_elsewhere(self, _call_ids: frozenset[int]) -> None:
         self.callbacks.look()
@@ -293,6 +313,7 @@ class Engine:
             calls=self.calls,
             calls_state=CallsReport(self.database, self.clock),
             asking=self.asking,
+            simulations=self.simulations,
             changes=self.changes,
             ready=lambda: self._ready,
         )
@@ -339,6 +360,7 @@ class Engine:
                 self.asking,
                 self.calls,
                 self.deadlines,
+                *([] if self.simulations is None else [self.simulations]),
                 self.signals,
                 self.site,
                 self.operator,
@@ -472,12 +494,12 @@ async def serve(
         raise DatabaseReplaced
 
 
-def run(root: Path, *, on_ready: Callable[[Engine], None]) -> None:
-    """Read the settings of a platform's folder and serve until told to stop.
+def run(root: Path, *, on_ready: Callable[[Engine], None], environment: Mapping[str, str] = os.environ) -> None:
+    """Read the settings of a platform's folder, overridden by the environment, and serve until told to stop.
 
     Raises ``BadSettings``, ``DatabaseReplaced``, and what ``Engine.start`` raises.
     """
     folder = PlatformFolder(root)
-    settings = folder.settings()
+    settings = folder.settings(environment)
     logs.set_up(settings.logs.level, settings.logs.format)
     asyncio.run(serve(folder, settings, on_ready=on_ready))

@@ -302,9 +302,9 @@ class Calls(Section):
 class Backoffice(Section):
     """The systems of the parties hosted here, which carry out what partners ask of them."""
 
-    kind: Literal["none", "stream", "webhook"] = Field(
+    kind: Literal["none", "stream", "webhook", "simulated"] = Field(
         default="none",
-        description="stream: who follows /api/v1/events concludes calls; webhook: each call is posted to webhook_url",
+        description="stream: who follows /api/v1/events concludes calls; webhook: each is posted; simulated: a sandbox",
     )
     webhook_url: WebhookUrl = Field(default="", description="https://, or http:// in a private network")
     webhook_secret_file: str = Field(
@@ -316,6 +316,12 @@ class Backoffice(Section):
     webhook_answer_max_bytes: Count = Field(default=1024 * 1024, description="longer answers are none")
     authorize: Literal["tokens", "webhook"] = Field(
         default="tokens", description="who answers tokens/authorize: the Tokens issued here, or the webhook"
+    )
+    simulated_speed: Annotated[float, Field(gt=0, le=1000)] = Field(
+        default=1.0, description="how much faster simulated stations are than real ones; beyond 1000 nothing is seen"
+    )
+    simulated_drivers: bool = Field(
+        default=True, description="somebody plugs in where a simulated session waits for a cable, and leaves after it"
     )
 
     @model_validator(mode="after")

@@ -1,5 +1,7 @@
 """`init` and `serve`: a platform's folder, and the platform."""
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -116,6 +118,14 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Run the platform in the foreground, until Ctrl-C or SIGTERM."""
+    served(folder, processes, as_json=as_json, environment=os.environ)
+
+
+def served(folder: Path, processes: int = 1, *, as_json: bool, environment: Mapping[str, str]) -> None:
+    """Serve until told to stop, and say so; several processes read their settings by themselves.
+
+    Raises ``Failure``.
+    """
     from engine import app, supervisor
     from engine.cli import output
     from engine.settings import Settings
@@ -133,7 +143,9 @@ def serve(
     try:
         if processes == 1:
             app.run(
-                folder, on_ready=lambda engine: show_ready(engine.settings, engine.site.port, engine.operator.address)
+                folder,
+                on_ready=lambda engine: show_ready(engine.settings, engine.site.port, engine.operator.address),
+                environment=environment,
             )
         else:
             supervisor.run(

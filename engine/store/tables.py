@@ -367,3 +367,11 @@ events = Table(
     Column("seq", _Id, nullable=False, unique=True, comment="in the log `events`: its last change"),
     comment="Calls and subscriptions in the order of their last change, for those who follow.",
 )
+
+simulations = Table(
+    "simulations",
+    metadata,
+    Column("party", String(5), primary_key=True),
+    Column("kept", LargeBinary, nullable=False, comment="its state, and what it wants done; JSON"),
+    comment="Simulated CPOs, by the party that they play.",
+)

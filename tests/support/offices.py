@@ -121,4 +121,4 @@ class InProcess(Platform):
         async with self.api() as api:
             answer = await api.request(method, f"/api/v1{path}", json=order)
         assert answer.status_code == status, answer.text
-        return answer.json()
+        return answer.json() if answer.content else None

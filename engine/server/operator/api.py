@@ -8,7 +8,7 @@ from fastapi import Depends, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engine.server.operator import calls, errors, events, models, objects, registration, state, subscriptions
+from engine.server.operator import calls, errors, events, models, objects, registration, simulated, state, subscriptions
 from engine.server.operator.access import operator_only, operator_token
 from engine.server.operator.services import Services
 
@@ -42,6 +42,7 @@ def create_app(services: Services) -> FastAPI:
     app.include_router(state.router, dependencies=operators)
     app.include_router(registration.router, dependencies=operators)
     app.include_router(subscriptions.router, dependencies=operators)
+    app.include_router(simulated.router, dependencies=operators)
     # Open to a party's token; each route says for what.
     app.include_router(calls.router)
     app.include_router(events.router)

@@ -190,6 +190,28 @@ class EventsQuery(Body):
     after: str | None = Field(None, description="go on after this cursor; left out: from now on")
 
 
+class SimulatedAct(Body):
+    """What is to be known of something that happens at a simulated CPO; which of it depends on what that is."""
+
+    evse: str = Field("", description="uid of the EVSE", examples=["BEBEC-L000001-E01"])
+    need_kwh: float | None = Field(None, gt=0, description="plug-in: what the car takes until it is full")
+    uid: str | None = Field(None, description="present-token: of the token")
+    type: str | None = Field(None, description="present-token: RFID, unless it is another")
+    is_online: bool | None = Field(None, description="set-online")
+    is_broken: bool | None = Field(None, description="set-broken")
+    fault: Literal["refuse", "time out", "late", "lose"] | None = Field(
+        None, description="arm-fault: what is to go wrong with the next calls"
+    )
+    operation: str | None = Field(None, description="arm-fault: of this operation only")
+    times: int | None = Field(None, ge=1, le=1000, description="arm-fault: with so many calls")
+    party: str | None = Field(None, description="cancel-reservation: who made it")
+    reservation_id: str | None = Field(None, description="cancel-reservation")
+    why: str | None = Field(None, max_length=255, description="cancel-reservation: what the driver reads")
+    session_id: str | None = Field(None, description="message-driver: whose driver")
+    text: str | None = Field(None, max_length=512, description="message-driver")
+    language: str | None = Field(None, description="message-driver: en, unless it is another")
+
+
 class ReissueOrder(Body):
     """Which objects get a new version; all mutable ones if empty (B9)."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from engine.backoffice.simulation import Simulations
 from engine.clock import Clock
 from engine.registration.connections import Connections
 from engine.registration.directory import Directory
@@ -39,6 +40,7 @@ class Services:
     calls: Calls
     calls_state: CallsReport
     asking: Asking
+    simulations: Simulations | None
     changes: Changes
     ready: Callable[[], bool]
     """Whether the platform serves its partners: started, and not yet stopping."""
