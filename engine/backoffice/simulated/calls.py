@@ -19,9 +19,10 @@ from engine.backoffice.simulated.handlers import (
     Synchronous,
 )
 from engine.backoffice.simulated.state import Accepted, Answer, FaultKind, Held
-from engine.backoffice.simulated.world import World, last_of, read_as, text, whole_seconds_later
+from engine.backoffice.simulated.world import World, last_of, text, whole_seconds_later
 from engine.protocol.modules import module
 from engine.protocol.modules.bodies import AsyncResultType, ImmediateResponseToAsyncRequest
+from engine.protocol.modules.check import read_as
 from engine.protocol.modules.classes import ClosedEnum, Shape
 from engine.protocol.modules.module import Call
 from engine.protocol.modules.sessions import SessionCommandStatus

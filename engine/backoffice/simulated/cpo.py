@@ -30,9 +30,10 @@ from engine.backoffice.simulated.pace import Pace
 from engine.backoffice.simulated.places import sites_of
 from engine.backoffice.simulated.state import Fault, FaultKind, State
 from engine.backoffice.simulated.tokens import Known
-from engine.backoffice.simulated.world import NotPossible, Place, World, milliseconds, read_as
+from engine.backoffice.simulated.world import NotPossible, Place, World, milliseconds
 from engine.protocol.ids import PartyId
 from engine.protocol.modules import locations
+from engine.protocol.modules.check import read_as
 from engine.protocol.modules.sessions import SessionStatus
 from engine.protocol.modules.tokens import AuthorizeResponse
 from engine.samples import Sample, capable_locations

@@ -53,7 +53,7 @@ class Hindered(Exception):
 
     def __init__(self, status: str, why: str) -> None:
         super().__init__(why)
-        self.status = status
+        self.status = str(status)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,22 @@
 """The places that the simulated CPO runs: made from Locations, anybody's, or its own if it is given none."""
 
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import Final
 
 import msgspec
 
 from engine.backoffice.simulated.state import PHASES, Connector, Evse, Site, Station
-from engine.backoffice.simulated.world import read_as
+from engine.backoffice.simulated.world import bounded
 from engine.protocol.ids import check_object_id
 from engine.protocol.json_text import check_object
 from engine.protocol.modules import locations
-from engine.protocol.modules.locations import EVSE, ChargingStation, Location, PresenceStatus
+from engine.protocol.modules.check import read_as
+from engine.protocol.modules.locations import EVSE, Capability, ChargingStation, Location, PresenceStatus
 from engine.samples import Sample
 
-POWER_MAX_W: Final = 1_000_000_000
-"""A gigawatt: no connector gives more, whatever its Location says, and arithmetic stays exact below it."""
+UNIT_MAX: Final = 100_000
+"""Volts and amperes: no connector has more, whatever its Location says."""
 
 
 class _Addressed(msgspec.Struct):
@@ -38,7 +40,6 @@ def sites_of(samples: Sequence[Sample]) -> list[Site]:
 def _site(sample: Sample) -> Site:
     check_object_id(sample.id)
     check_object(sample.payload)
-    locations.MODULE.accept(sample.payload)
     location: Location = read_as(Location, sample.payload)
     address = bytes(msgspec.json.decode(sample.payload, type=_Addressed).address).decode()
     return Site(
@@ -50,8 +51,10 @@ def _site(sample: Sample) -> Site:
 
 
 def _station(station: ChargingStation) -> Station:
-    evses = [each for each in station.evses or () if each.presence is not PresenceStatus.REMOVED]
-    return Station(id=station.id, capabilities=station.capabilities or [], evses=[*_evses(evses)])
+    evses = [each for each in station.evses or () if each.presence != PresenceStatus.REMOVED]
+    return Station(
+        id=station.id, capabilities=[Capability(each) for each in station.capabilities or ()], evses=[*_evses(evses)]
+    )
 
 
 def _evses(evses: Iterable[EVSE]) -> Iterable[Evse]:
@@ -60,20 +63,25 @@ def _evses(evses: Iterable[EVSE]) -> Iterable[Evse]:
             uid=evse.uid,
             # A CDR has to name it (8.5.3), and not every operator gave it that name.
             evse_id=evse.evse_id or evse.uid,
-            is_in_service=evse.presence is PresenceStatus.PRESENT,
+            is_in_service=evse.presence == PresenceStatus.PRESENT,
             connectors=[_connector(each) for each in evse.connectors],
         )
 
 
 def _connector(connector: locations.Connector) -> Connector:
-    phases = PHASES.get(connector.power_type, 1)
-    most_w = min(POWER_MAX_W, connector.max_voltage * connector.max_amperage * phases)
+    voltage, amperage = _unit(connector.max_voltage), _unit(connector.max_amperage)
+    most_w = voltage * amperage * PHASES.get(connector.power_type, 1)
+    told_w = connector.max_electric_power
     return Connector(
         id=connector.id,
         standard=str(connector.standard),
         format=connector.format,
         power_type=connector.power_type,
-        voltage=connector.max_voltage,
-        amperage=connector.max_amperage,
-        power_max_w=min(most_w, POWER_MAX_W if connector.max_electric_power is None else connector.max_electric_power),
+        voltage=voltage,
+        amperage=amperage,
+        power_max_w=most_w if told_w is None else int(bounded(Decimal(told_w), most_w)),
     )
+
+
+def _unit(number: int) -> int:
+    return int(bounded(Decimal(number), UNIT_MAX))

@@ -7,7 +7,7 @@ from engine.backoffice.simulated import commands, notices
 from engine.backoffice.simulated.handlers import Synchronous
 from engine.backoffice.simulated.regulation import TENTH, connector_at
 from engine.backoffice.simulated.state import Accepted, Charging
-from engine.backoffice.simulated.world import World, can, hours_between
+from engine.backoffice.simulated.world import ENERGY_MAX_KWH, World, bounded, can, hours_between
 from engine.protocol.modules.locations import Capability
 from engine.protocol.modules.sessions import ChargingPreferences, ChargingPreferencesResponse
 from engine.protocol.modules.shared_types import ProfileType
@@ -31,11 +31,11 @@ def _change(world: World, call: Accepted, request: ChargingPreferences) -> bytes
 def _objection(world: World, session: Charging, request: ChargingPreferences) -> ChargingPreferencesResponse | None:
     if not can(world.place(session.evse_uid).station, Capability.CHARGING_PREFERENCES_CAPABLE):
         return ChargingPreferencesResponse.CHARGING_PREFERENCES_NOT_SUPPORTED
-    if request.profile_type is ProfileType.GREEN:  # there is no Tariff for it (7.4.1)
+    if request.profile_type == ProfileType.GREEN:  # there is no Tariff for it (7.4.1)
         return ChargingPreferencesResponse.PROFILE_TYPE_NOT_SUPPORTED
-    if request.profile_type is ProfileType.CHEAP and request.departure_time is None:
+    if request.profile_type == ProfileType.CHEAP and request.departure_time is None:
         return ChargingPreferencesResponse.DEPARTURE_REQUIRED
-    if request.profile_type is ProfileType.CHEAP and request.energy_need is None:
+    if request.profile_type == ProfileType.CHEAP and request.energy_need is None:
         return ChargingPreferencesResponse.ENERGY_NEED_REQUIRED
     if request.departure_time is not None:
         if moment(request.departure_time) <= world.now:
@@ -47,14 +47,16 @@ def _objection(world: World, session: Charging, request: ChargingPreferences) ->
 
 def _power(world: World, session: Charging, request: ChargingPreferences) -> Decimal | None:
     """Return the power that will do; None: as much as there is."""
-    if request.profile_type is not ProfileType.CHEAP:
+    if request.profile_type != ProfileType.CHEAP:
         return None
     return min(_needed_w(world, session, request).quantize(TENTH, ROUND_UP), _most_w(world, session))
 
 
 def _needed_w(world: World, session: Charging, request: ChargingPreferences) -> Decimal:
-    missing = Decimal(str(request.energy_need)) - session.energy_kwh
-    if missing <= 0 or request.departure_time is None:
+    if request.energy_need is None or request.departure_time is None:
+        return Decimal(0)
+    missing = bounded(Decimal(request.energy_need), ENERGY_MAX_KWH) - session.energy_kwh
+    if missing <= 0:
         return Decimal(0)
     return missing * _WATTS / hours_between(world.now, round(moment(request.departure_time), 3))
 

@@ -12,7 +12,7 @@ from engine.backoffice.simulated import metering, notices, sessions
 from engine.backoffice.simulated.handlers import Asynchronous, Hindered, NotSupported, Rejected
 from engine.backoffice.simulated.regulation import plan_of_profile, plan_of_session
 from engine.backoffice.simulated.state import Accepted, Charging, Limit, Profile, ProfileKind
-from engine.backoffice.simulated.world import LIVE, Place, World, can, is_same, last_of, without_case
+from engine.backoffice.simulated.world import LIVE, Place, World, bounded, can, is_same, last_of, without_case
 from engine.protocol.modules.locations import Capability
 from engine.protocol.modules.power_regulation import (
     ChargingProfile,
@@ -178,11 +178,11 @@ def _remember(
 
 
 def _rate(number: float) -> Decimal:
-    return min(Decimal(str(number)), LIMIT_MAX)
+    return bounded(Decimal(number), LIMIT_MAX)
 
 
-def _seconds(number: int) -> float:
-    return float(min(number, SECONDS_MAX))
+def _seconds(number: int) -> int:
+    return int(bounded(Decimal(number), SECONDS_MAX))
 
 
 def _phases(number: float | None) -> int | None:
@@ -215,11 +215,12 @@ def _check_active(world: World, call: Accepted, request: GetActiveChargingProfil
 def _active(world: World, call: Accepted, request: GetActiveChargingProfileRequest) -> bytes:
     profile = _own(world, call, request.charging_profile_id)
     session = None if profile.session_id is None or profile.is_over else world.session(profile.session_id)
+    duration_s = _seconds(request.duration)
     plan: dict[str, Any]
     if session is None:
-        plan = plan_of_profile(world, profile, request.duration)
+        plan = plan_of_profile(world, profile, duration_s)
     else:
-        plan = plan_of_session(world, session, unit=profile.unit, profile_id=profile.id, duration_s=request.duration)
+        plan = plan_of_session(world, session, unit=profile.unit, profile_id=profile.id, duration_s=duration_s)
     return encode({"start_date_time": date_time(world.now), "charging_profile": plan})
 
 

@@ -21,9 +21,11 @@ from engine.backoffice.simulated.effects import Ask
 from engine.backoffice.simulated.handlers import Hindered
 from engine.backoffice.simulated.state import Question, TokenOf
 from engine.backoffice.simulated.world import (
+    ENERGY_MAX_KWH,
     NotPossible,
     Place,
     World,
+    bounded,
     can,
     token_of,
     whole_seconds_later,
@@ -37,7 +39,7 @@ from engine.protocol.modules.tokens import AllowedType, AuthorizeResponse, Token
 from engine.protocol.scalars import date_time, moment
 from engine.samples.chances import encode
 
-YEAR_S: Final = 366 * 86_400
+YEAR_H: Final = 366 * 24
 """No authorization covers a longer session, whatever it says."""
 
 
@@ -100,14 +102,14 @@ def _authorize(world: World, place: Place, uid: str, type_: str, known: Known | 
             authorization_reference=granted.authorization_reference,
         )
         return
-    whitelist = WhitelistType.NEVER if known is None else known.token.whitelist
+    whitelist = WhitelistType.NEVER if known is None else WhitelistType(known.token.whitelist)
     valid = _if_valid(known, world.now)
     if whitelist in {WhitelistType.ALWAYS, WhitelistType.ALLOWED}:
         if valid is None:
             raise NotPossible(f"token {uid} is not valid")
         _arrive_by_whitelist(world, place, valid)
         return
-    _ask(world, place, uid, type_, known, fallback=valid if whitelist is WhitelistType.ALLOWED_OFFLINE else None)
+    _ask(world, place, uid, type_, known, fallback=valid if whitelist == WhitelistType.ALLOWED_OFFLINE else None)
 
 
 def _if_valid(known: Known | None, now: float) -> TokenOf | None:
@@ -159,7 +161,7 @@ def answered(world: World, question_id: str, party: PartyId | None, response: Au
     if response is None or party is None:
         _without_answer(world, place, question)
         return
-    if response.allowed is not AllowedType.ALLOWED or moment(response.authorized_until) <= world.now:
+    if response.allowed != AllowedType.ALLOWED or moment(response.authorized_until) <= world.now:
         return
     token = token_of(party, response.token)
     if not token.is_same(question.uid, question.type) or not _is_free(world, place, token):
@@ -171,9 +173,10 @@ def answered(world: World, question_id: str, party: PartyId | None, response: Au
         auth_method=AuthMethod.AUTH_REQUEST,
         authorization_reference=response.authorization_reference,
     )
-    session.energy_max_kwh = None if response.max_energy is None else Decimal(str(response.max_energy))
+    if response.max_energy is not None:
+        session.energy_max_kwh = bounded(Decimal(response.max_energy), ENERGY_MAX_KWH)
     if response.max_time is not None:
-        longest_s = min(max(response.max_time, 0.0) * 3600, YEAR_S)
+        longest_s = float(max(bounded(Decimal(response.max_time), YEAR_H), Decimal(0)) * 3600)
         session.ends_at = whole_seconds_later(world.now, longest_s)
         if session.status is SessionStatus.ACTIVE and session.due is not None:
             session.due = min(session.due, session.ends_at)

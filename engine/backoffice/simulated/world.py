@@ -3,14 +3,11 @@
 Every other file of this package changes a ``World`` and nothing else.
 """
 
-import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, TypeVar
-
-import msgspec
 
 from engine.backoffice.simulated.effects import Effect, Publish
 from engine.backoffice.simulated.pace import Between, Pace
@@ -26,7 +23,6 @@ from engine.backoffice.simulated.state import (
     TokenOf,
 )
 from engine.protocol.ids import ModuleId, PartyId
-from engine.protocol.modules.classes import Shape
 from engine.protocol.modules.sessions import SessionStatus
 from engine.protocol.modules.tokens import Token
 from engine.samples.chances import encode, read
@@ -36,6 +32,8 @@ T = TypeVar("T")
 
 LIVE: Final = frozenset({SessionStatus.PENDING, SessionStatus.ACTIVE})
 """A session that has its EVSE to itself."""
+ENERGY_MAX_KWH: Final = 1_000_000
+"""No car takes more."""
 _MILLISECONDS_PER_HOUR: Final = 3_600_000
 
 
@@ -178,20 +176,9 @@ def last_of(entries: dict[K, T], count: int) -> dict[K, T]:
     return dict(list(entries.items())[-count:]) if len(entries) > count else entries
 
 
-def read_as(shape: Shape, payload: bytes) -> Any:
-    """Read JSON that ``Module.accept`` accepts for this table, ``1.0`` for an ``int`` included (B44).
-
-    Raises ``ValueError`` for anything else.
-    """
-    try:
-        return msgspec.json.decode(payload, type=shape)
-    except msgspec.ValidationError:
-        return msgspec.convert(json.loads(payload, parse_float=_number), shape)
-
-
-def _number(text: str) -> int | float:
-    number = float(text)
-    return int(number) if number.is_integer() else number
+def bounded(number: Decimal, most: Decimal | int) -> Decimal:
+    """Keep a number that somebody sent, such as 1E400, where arithmetic has no trouble with it."""
+    return max(min(Decimal(number), Decimal(most)), -Decimal(most))
 
 
 def text(message: str) -> list[dict[str, str]]:

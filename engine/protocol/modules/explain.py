@@ -55,6 +55,8 @@ class Report:
     problems: list[Problem] = dataclasses.field(default_factory=list)
     warnings: list[Problem] = dataclasses.field(default_factory=list)
     problem_count: int = 0
+    seen: Any = None
+    """What rules got to see of it: of a payload that conforms, all that the tables know, numbers exact."""
     _told: set[str] = dataclasses.field(default_factory=set)
 
     def wrong(self, path: Path, found: str, expected: str) -> None:
@@ -87,7 +89,7 @@ class Report:
 def explain(shape: Shape, payload: bytes, *, tolerant: bool) -> Report:
     """Look at all of a payload. Raises ``MalformedJson`` if it is not JSON."""
     report = Report(tolerant)
-    kind_of(shape).look(read_exactly(payload), None, report)
+    report.seen = kind_of(shape).look(read_exactly(payload), None, report)
     return report
 
 
