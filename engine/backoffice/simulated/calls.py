@@ -76,10 +76,9 @@ def receive(world: World, asked: Asked) -> None:
 
 
 def _decide(world: World, asked: Asked) -> Answer:
-    found = module(asked.module)
-    declared = declaration(asked.module, asked.operation)
-    handler = None if found is None else HANDLERS.get((found.id, asked.operation))
-    if declared is None or (handler is None and not declared.asynchronous):
+    declared_by, declared = module(asked.module), declaration(asked.module, asked.operation)
+    handler = None if declared_by is None else HANDLERS.get((declared_by.id, asked.operation))
+    if declared_by is None or declared is None or (handler is None and not declared.asynchronous):
         return _answer(world, asked, status_code=_CLIENT_ERROR, message="a CPO does not do that")
     if handler is None:
         return _respond(world, asked, ImmediateResponseToAsyncRequest.NOT_SUPPORTED)
@@ -90,7 +89,7 @@ def _decide(world: World, asked: Asked) -> Answer:
     call = Accepted(
         call_id=asked.call_id,
         asker=asked.asker,
-        module=asked.module,
+        module=declared_by.id,
         operation=asked.operation,
         payload=asked.payload.decode(),
         received_at=world.now,
@@ -116,13 +115,14 @@ def _take_fault(world: World, operation: str) -> FaultKind | None:
 def _do_at_once(world: World, asked: Asked, call: Accepted, handler: Synchronous, request: Any) -> Answer:
     if call.fault is FaultKind.REFUSE:
         return _answer(world, asked, status_code=_CLIENT_ERROR, message=_ON_PURPOSE)
+    unheard = Answer()
     if call.fault is FaultKind.TIME_OUT:
-        return Answer()
+        return unheard
     try:
         data = handler.perform(world, call, request)
     except Rejected as no:
-        return _answer(world, asked, status_code=_CLIENT_ERROR, message=str(no))
-    return Answer() if call.fault is not None else _answer(world, asked, data=data.decode())
+        return unheard if call.fault else _answer(world, asked, status_code=_CLIENT_ERROR, message=str(no))
+    return unheard if call.fault else _answer(world, asked, data=data.decode())
 
 
 def _accept(world: World, asked: Asked, call: Accepted, handler: Asynchronous, request: Any) -> Answer:
@@ -181,7 +181,8 @@ def perform(world: World, call: Accepted) -> None:
     declared = declaration(call.module, call.operation)
     handler = HANDLERS.get((call.module, call.operation))
     if declared is None or not isinstance(handler, Asynchronous):
-        return  # it was accepted by a version that knew it
+        _conclude(world, call, AsyncResultType.NOT_SUPPORTED)  # it was accepted by a version that knew it
+        return
     try:
         payload = handler.perform(world, call, read_as(declared.request, call.payload.encode()))
     except (NotSupported, Rejected):

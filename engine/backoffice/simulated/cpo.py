@@ -229,12 +229,15 @@ class SimulatedCpo:
     def _catch_up(self, now: float) -> None:
         state = self._world.state
         now = max(round(now, 3), state.now)
-        self._skip_updates(now)
-        while (due := min(self._agenda(), default=None, key=lambda each: each[:3])) is not None and due.at <= now:
+        while (due := self._next(now)) is not None and due.at <= now:
             self._move_to(max(due.at, state.now))
             due.do()
             stations.publish_statuses(self._world)
         self._move_to(now)
+
+    def _next(self, now: float) -> _Due | None:
+        self._skip_updates(now)
+        return min(self._agenda(), default=None, key=lambda each: each[:3])
 
     def _move_to(self, now: float) -> None:
         state = self._world.state

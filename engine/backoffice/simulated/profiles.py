@@ -181,8 +181,8 @@ def _rate(number: float) -> Decimal:
     return bounded(Decimal(number), LIMIT_MAX)
 
 
-def _seconds(number: int) -> int:
-    return int(bounded(Decimal(number), SECONDS_MAX))
+def _seconds(number: int) -> float:
+    return float(bounded(Decimal(number), SECONDS_MAX))
 
 
 def _phases(number: float | None) -> int | None:
@@ -215,7 +215,7 @@ def _check_active(world: World, call: Accepted, request: GetActiveChargingProfil
 def _active(world: World, call: Accepted, request: GetActiveChargingProfileRequest) -> bytes:
     profile = _own(world, call, request.charging_profile_id)
     session = None if profile.session_id is None or profile.is_over else world.session(profile.session_id)
-    duration_s = _seconds(request.duration)
+    duration_s = int(_seconds(request.duration))
     plan: dict[str, Any]
     if session is None:
         plan = plan_of_profile(world, profile, duration_s)

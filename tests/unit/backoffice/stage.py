@@ -90,6 +90,7 @@ class Stage:
         self.versions: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self.last: list[Effect] = []
         self._ids = itertools.count(1)
+        self._pace = changes.get("pace")
         self._operations: dict[str, tuple[str, str]] = {}
         self.cpo, effects = SimulatedCpo.open(CPO, now=NOW, **{"places": sites(), **changes})
         self._take(effects)
@@ -167,6 +168,12 @@ class Stage:
         return self.objects["evsestatuses"][evse_uid]["status"]
 
     # -- time
+
+    def restart(self) -> None:
+        """Go on with what was written down, and nothing else."""
+        dumped = self.cpo.dump()
+        self.cpo = SimulatedCpo.load(dumped, pace=self._pace)
+        assert self.cpo.dump() == dumped
 
     def wait(self, seconds: float = 0.0) -> list[Effect]:
         """Let time pass."""
