@@ -104,20 +104,31 @@ class Histories(RuleBasedStateMachine):
         where = {} if evse_uid is None else {"evse_uid": evse_uid, "connector_id": connector_id}
         self.ask("sessions", "start", {"token": token(uid), "location_id": LOCATION, **where}, asker)
 
-    def session_id(self, data: st.DataObject) -> str:
-        """Choose a session that was ever heard of."""
-        return data.draw(st.sampled_from([*self.stage.objects.get("sessions", {}), "NONE"]))
+    @rule(asker=PARTIES, uid=UIDS, evse_uid=EVSES)
+    def charge(self, asker: PartyId, uid: str, evse_uid: str) -> None:
+        """An eMSP starts a session, and a car comes."""
+        self.start(asker, uid, evse_uid, "1")
+        self.stage.wait(6)
+        self.plug(evse_uid, "1")
 
-    @rule(asker=PARTIES, data=st.data())
-    def stop(self, asker: PartyId, data: st.DataObject) -> None:
+    def session(self, data: st.DataObject) -> tuple[str, PartyId]:
+        """Choose a session that goes on and the party whose driver charges, or some other ones."""
+        live = [(each.id, each.token.party_id) for each in self.stage.cpo.state.sessions]
+        told = [(each, EMSP) for each in self.stage.objects.get("sessions", {})]
+        return data.draw(st.sampled_from([*live, *live, *told, ("NONE", OTHER)]))
+
+    @rule(data=st.data())
+    def stop(self, data: st.DataObject) -> None:
         """An eMSP stops a session."""
-        self.ask("sessions", "stop", {"session_id": self.session_id(data)}, asker)
+        session_id, asker = self.session(data)
+        self.ask("sessions", "stop", {"session_id": session_id}, asker)
 
-    @rule(asker=PARTIES, data=st.data(), kind=st.sampled_from(["CHEAP", "FAST"]))
-    def prefer(self, asker: PartyId, data: st.DataObject, kind: str) -> None:
+    @rule(data=st.data(), kind=st.sampled_from(["CHEAP", "FAST"]))
+    def prefer(self, data: st.DataObject, kind: str) -> None:
         """A driver prefers something."""
+        session_id, asker = self.session(data)
         wish = {"profile_type": kind, "departure_time": self.stage.later(10_000), "energy_need": 9}
-        self.ask("sessions", "change-charging-preferences", {"session_id": self.session_id(data), **wish}, asker)
+        self.ask("sessions", "change-charging-preferences", {"session_id": session_id, **wish}, asker)
 
     @rule(asker=PARTIES, evse_uid=EVSES, operation=st.sampled_from(["unlock-connector", "reset-evse"]))
     def command(self, asker: PartyId, evse_uid: str, operation: str) -> None:
@@ -138,15 +149,18 @@ class Histories(RuleBasedStateMachine):
         request = {"evses": sorted(evses), "charging_profile": self.profile(id_, limit)}
         self.ask("meterreadings", operation, request, asker)
 
-    @rule(asker=PARTIES, id_=IDS, limit=LIMITS, data=st.data())
-    def regulate_session(self, asker: PartyId, id_: str, limit: int, data: st.DataObject) -> None:
+    @rule(id_=IDS, limit=LIMITS, data=st.data())
+    def regulate_session(self, id_: str, limit: int, data: st.DataObject) -> None:
         """Somebody regulates a session."""
-        request = {"session_id": self.session_id(data), "charging_profile": self.profile(id_, limit)}
+        session_id, asker = self.session(data)
+        request = {"session_id": session_id, "charging_profile": self.profile(id_, limit)}
         self.ask("meterreadings", "set-charging-profile-on-session", request, asker)
 
-    @rule(asker=PARTIES, id_=IDS, operation=st.sampled_from(["clear-charging-profile", "get-active-charging-profile"]))
-    def look_at_profile(self, asker: PartyId, id_: str, operation: str) -> None:
+    @rule(data=st.data(), operation=st.sampled_from(["clear-charging-profile", "get-active-charging-profile"]))
+    def look_at_profile(self, data: st.DataObject, operation: str) -> None:
         """Somebody asks about a profile, or clears it."""
+        there = [(each.id, each.party_id) for each in self.stage.cpo.state.profiles]
+        id_, asker = data.draw(st.sampled_from([*there, ("NONE", EMSP)]))
         self.ask("meterreadings", operation, {"charging_profile_id": id_, "duration": 5000}, asker)
 
     @rule(asker=PARTIES, data=st.data())
