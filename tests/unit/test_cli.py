@@ -385,6 +385,7 @@ def test_what_is_stuck_for_the_same_reason_is_one_line(capsys):
         "subscriptions_here": [],
         "subscriptions_of_ours": [],
         "objects": {"issued": [], "received": []},
+        "calls": {"asked": {"open": 0}, "received": {"open": 2, "oldest_since": None}, "results_owed": 1},
         "stuck": stuck,
     }
     output.reset()
@@ -392,6 +393,8 @@ def test_what_is_stuck_for_the_same_reason_is_one_line(capsys):
 
     told = capsys.readouterr().out
     assert "12 (answers this)" in told
+    assert "2 of partners wait" in told
+    assert "1 result owed" in told
     assert "stuck: 100" in told
     assert "L0 for NLEMS at emsp.example.org, and 99 more" in told
     assert told.count("refused: connection refused") == 1
