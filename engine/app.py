@@ -225,9 +225,9 @@ class Engine:
             self.calls.build_in("tokens", "authorize", Authorizing(database, clock))
         self.webhook = _webhook(settings, self.folder, self.calls, clock)
         if self.webhook is not None:
-            self.calls.serve_all(self.webhook)
+            self.calls.serve_others(self.webhook, settings.backoffice.parties)
         elif settings.backoffice.kind == "stream":
-            self.calls.serve_all(Following())
+            self.calls.serve_others(Following(), settings.backoffice.parties)
         self.simulations = self._build_simulations()
         self.signals.subscribe(Kind.CALLS, hearing.changed_elsewhere)
         self.signals.subscribe(Kind.CALLS, self._calls_changed_elsewhere)
@@ -236,8 +236,6 @@ class Engine:
         wanted = self.settings.backoffice
         if wanted.kind != "simulated":
             return None
-        if not self.database.sqlite:
-            raise BadSettings('[backoffice] kind = "simulated" is for one process: use it with SQLite, without [store]')
         return Simulations(
             directory=self.directory,
             database=self.database,
@@ -245,6 +243,8 @@ class Engine:
             asking=self.asking,
             publishing=self.publishing,
             clock=self.clock,
+            membership=self.membership,
+            parties=wanted.parties,
             speed=wanted.simulated_speed,
             drivers=wanted.simulated_drivers,
         )

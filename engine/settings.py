@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from engine.protocol.ids import party_id
 from engine.protocol.registration import check_base_url
 
 ENVIRONMENT_PREFIX = "OCPI_ENGINE_"
@@ -46,6 +47,10 @@ def _check_broker_url(url: str) -> str:
     if url and (parts.scheme not in {"amqp", "amqps"} or not parts.hostname):
         raise ValueError("write amqp://USER@HOST:5672/VHOST, or leave it out for queues in memory")
     return url
+
+
+def _check_parties(parties: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(party_id, parties))
 
 
 def _check_webhook_url(url: str) -> str:
@@ -96,6 +101,7 @@ def with_password(url: str, password: str) -> str:
 BaseUrl = Annotated[str, AfterValidator(check_base_url)]
 Count = Annotated[int, Field(gt=0)]
 StoreUrl = Annotated[str, AfterValidator(_check_store_url)]
+Parties = Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_check_parties)]
 WebhookUrl = Annotated[str, AfterValidator(_check_webhook_url)]
 BrokerUrl = Annotated[str, AfterValidator(_check_broker_url)]
 HeaderName = Annotated[str, AfterValidator(_check_header_name)]
@@ -306,6 +312,7 @@ class Backoffice(Section):
         default="none",
         description="stream: who follows /api/v1/events concludes calls; webhook: each is posted; simulated: a sandbox",
     )
+    parties: Parties = Field(default=(), description="of the parties hosted here, those that this is for; empty: all")
     webhook_url: WebhookUrl = Field(default="", description="https://, or http:// in a private network")
     webhook_secret_file: str = Field(
         default="", description="holds the signing secret, whsec_… (Standard Webhooks), or several, one a line"

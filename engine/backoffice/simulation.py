@@ -16,7 +16,7 @@ cable, and leaves when it is over; without him nobody who tries the platform fro
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
@@ -50,12 +50,14 @@ from engine.protocol.modules.tokens import MODULE as TOKENS
 from engine.protocol.modules.tokens import Token
 from engine.refusals import NotAccepted, NotFoundHere, Refused
 from engine.registration.directory import Directory
+from engine.registration.folder import InUse
 from engine.relay.asking import Asking
 from engine.relay.calls import Accepted, Answered, Calls, Declined, IncomingCall, RefusedAtOnce, Reply, WrongReply
 from engine.replication.issuing import Publication
 from engine.replication.publishing import Publishing
 from engine.store import objects, simulations
 from engine.store.database import Database, StoreUnavailable
+from engine.store.membership import Membership
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +68,8 @@ LEAVE_AFTER_S: Final = 20.0  # and takes the cable out soon after it is over
 TRY_AGAIN_S: Final = 1.0  # what could not be done, because the database did not answer
 IDLE_S: Final = 3600.0  # with nothing to come it is looked at this often
 TOKENS_TOGETHER: Final = 200  # read in one go
+ALONE_WITHIN_LEASES: Final = 2.0  # after a process that was killed its claim is void, at the latest
+LOOK_AGAIN_S: Final = 0.2
 
 
 class _Kept(msgspec.Struct):
@@ -413,11 +417,15 @@ class Simulations:
         asking: Asking,
         publishing: Publishing,
         clock: Clock,
+        membership: Membership,
+        parties: Collection[str],
         speed: float,
         drivers: bool,
     ) -> None:
-        """Use these; see `Simulation`."""
+        """Play these parties, or all if none is named; see `Simulation`."""
         self._directory = directory
+        self._membership = membership
+        self._parties = parties
         self._play = partial(
             Simulation,
             database=database,
@@ -431,8 +439,19 @@ class Simulations:
         self._playing: dict[PartyId, Simulation] = {}
 
     async def start(self) -> None:
-        """Begin to play."""
+        """Begin to play.
+
+        Raises ``InUse`` if another process does.
+        """
+        try:
+            async with asyncio.timeout(ALONE_WITHIN_LEASES * self._membership.lease_s):
+                while not await self._membership.leads("simulation"):  # noqa: ASYNC110 - a lease ends without a word
+                    await asyncio.sleep(LOOK_AGAIN_S)
+        except TimeoutError:
+            raise InUse('another process plays the simulated CPOs here: kind = "simulated" is for one') from None
         for party in self._directory.hosted_parties():
+            if self._parties and party.party_id not in self._parties:
+                continue
             if not party.hub and self._directory.module_served(party.party_id, LOCATIONS.id, "SENDER"):
                 self._playing[party.party_id] = self._play(party.party_id)
                 await self._playing[party.party_id].start()

@@ -16,7 +16,7 @@ one is concluded with TIMEOUT at its deadline, and what comes after that is pass
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -185,7 +185,8 @@ class Calls:
         self._settings = settings.calls
         self._answer_within_s = settings.peers.request_timeout_ms / 1000 * ANSWER_SHARE
         self._offices: dict[PartyId, BackOffice] = {}
-        self._for_all: BackOffice | None = None
+        self._office_of_others: BackOffice | None = None
+        self._others: frozenset[str] = frozenset()
         self._built_in: dict[str, BackOffice] = {}
         self._handing_over = Errands(
             "calls for back offices",
@@ -213,9 +214,9 @@ class Calls:
         self._offices[party] = office
         self.look()
 
-    def serve_all(self, office: BackOffice) -> None:
-        """Give calls to these systems that no other ones are for."""
-        self._for_all = office
+    def serve_others(self, office: BackOffice, parties: Collection[str] = ()) -> None:
+        """Give calls to these systems that no other ones are for: of these parties, or of all if none is named."""
+        self._office_of_others, self._others = office, frozenset(parties)
         self.look()
 
     def withdraw(self, party: PartyId) -> None:
@@ -227,7 +228,8 @@ class Calls:
         self._built_in[f"{module}/{name}"] = office
 
     def _office(self, party: PartyId, asked: Operation) -> BackOffice | None:
-        return self._offices.get(party) or self._built_in.get(asked.name) or self._for_all
+        others = self._office_of_others if not self._others or party in self._others else None
+        return self._offices.get(party) or self._built_in.get(asked.name) or others
 
     # -- taking ---------------------------------------------------------------------------------------------
 

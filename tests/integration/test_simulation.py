@@ -13,10 +13,12 @@ import pytest
 
 from engine.app import Engine
 from engine.clock import ocpi_time
-from engine.settings import BadSettings, PlatformFolder
+from engine.registration.folder import InUse
+from engine.settings import Api, PlatformFolder
 from tests.integration.test_calls import pair
-from tests.support.local_api import new_platform
+from tests.support.local_api import new_platform, running
 from tests.support.offices import InProcess
+from tests.support.postgresql import new_database
 
 MODULES = ("locations", "evsestatuses", "tariffs", "sessions", "meterreadings", "cdrs")
 TOKEN = {
@@ -254,8 +256,23 @@ async def test_what_nobody_could_do_is_refused(tmp_path: Path):
 
 
 async def test_it_keeps_to_one_process(tmp_path: Path):
-    """On PostgreSQL, where several processes may serve, it is refused at the start."""
-    folder: PlatformFolder = await new_platform(tmp_path / "cpo")
-    chosen = {"BACKOFFICE__KIND": "simulated", "STORE__URL": "postgresql://nobody@127.0.0.1/nothing"}
-    with pytest.raises(BadSettings, match="one process"):
-        Engine(folder, folder.settings({f"OCPI_ENGINE_{name}": value for name, value in chosen.items()}))
+    """On PostgreSQL, where several processes may serve, a second one is told to leave it alone."""
+    async with new_database() as url:
+        folder: PlatformFolder = await new_platform(tmp_path / "cpo")
+        chosen = {"BACKOFFICE__KIND": "simulated", "STORE__URL": url, "REPLICATION__LEASE_S": "0.5"}
+        settings = folder.settings({f"OCPI_ENGINE_{name}": value for name, value in chosen.items()})
+        one, other = (Engine(folder, settings.model_copy(update={"api": Api(listen=f"unix:run/{n}")})) for n in "ab")
+        await one.start()
+        try:
+            with pytest.raises(InUse, match="another process plays"):
+                await other.start()
+        finally:
+            await one.stop()
+
+
+async def test_parties_can_be_chosen(tmp_path: Path):
+    """Only those are played that the settings name."""
+    folder = await new_platform(tmp_path / "cpo")
+    async with running(folder, BACKOFFICE__KIND="simulated", BACKOFFICE__PARTIES="beabc") as platform:
+        simulated = (await platform.client.get("/api/v1/simulated")).json()
+    assert [one["party"] for one in simulated] == ["BEABC"]
