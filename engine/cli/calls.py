@@ -47,6 +47,9 @@ def call(
     wait: Annotated[
         float, typer.Option(min=0.0, metavar="SECONDS", help="Wait this long for a result that comes later.")
     ] = 0.0,
+    result_within: Annotated[
+        float | None, typer.Option(min=0.1, metavar="SECONDS", help="Without a result by then it has timed out.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask a partner's party for an operation (UC 04.01, 04.03). Exit code 1: refused, failed, or timed out."""
@@ -54,10 +57,8 @@ def call(
     from engine.cli.api import Api
 
     payload = _parameters(file)
-    order = b'{"sender":%b,"receiver":%b,"module":%b,"operation":%b,"platform":%b,"payload":%b}' % (
-        *(_written(value) for value in (sender, receiver, module, operation, platform)),
-        payload,
-    )
+    about = {"sender": sender, "receiver": receiver, "module": module, "operation": operation, "platform": platform}
+    order = b'%b,"payload":%b}' % (_written(about | {"result_within_s": result_within})[:-1], payload)
     with Api(folder) as api:
         response = api.request("POST", "/api/v1/calls", content=order, headers={"content-type": "application/json"})
         made, text = response.json(), response.content
@@ -135,7 +136,7 @@ def _parameters(file: Path) -> bytes:
     return text
 
 
-def _written(value: str | None) -> bytes:
+def _written(value: object) -> bytes:
     import json
 
     return json.dumps(value).encode()
@@ -180,7 +181,7 @@ def _why(one: dict[str, Any]) -> str | None:
         return str(one["hand_over_error"]) if one["hand_over_error"] else None
     at_once = one["status_code"] == _SUCCESS
     words = [one.get("data") if at_once else one["status_code"], one["message"]]
-    return ", ".join(str(word) for word in words if word)
+    return ", ".join(dict.fromkeys(str(word) for word in words if word))
 
 
 def _text(value: Any) -> str | None:

@@ -9,6 +9,7 @@ cpo.example.org (BEBEC)                              emsp.example.org (NLEMS)
   publish ═══════════ updates over mutual TLS ═══════▶ objects
                       ─────── subscribe tokens ─▶
   objects ◀══════════ updates over mutual TLS ════════ publish
+  stations (DEDRV) ◀─── call reserve-now, start, stop ─
 """
 
 import asyncio
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 CPO: Final = "BEBEC"
 EMSP: Final = "NLEMS"
+SIMULATED_CPO: Final = "DEDRV"  # on the CPO's platform: its stations and drivers are made up, and answer calls
+SIMULATED_SPEED: Final = 20  # a reset of half a minute would hold up whoever watches
 ANOTHER_EMSP: Final = "DEOTH"  # on no platform here: what concerns it goes to nobody
 LOCATIONS: Final = 1000
 PRICED_LOCATIONS: Final = 100  # those for which there are Tariff Associations, and where somebody charges
@@ -217,6 +220,7 @@ class _Play:
         self._credit()
         self._change_live()
         self._catch_up()
+        self._journey()
         return self._compare()
 
     def _make(self) -> None:
@@ -227,6 +231,7 @@ class _Play:
             where = ["--listen", player.listen, "--base-url", player.base_url, "--allow-private-addresses"]
             stage.command("init", player.name, *what, *where, *player.made_with)
             player.take_place()
+        emsp.add_settings("backoffice", kind="stream")
         stage.step("Each runs in its own process")
         cpo.start()
         emsp.start()
@@ -372,6 +377,18 @@ class _Play:
         feed.send(_line(self._statuses[0], status_payload("INOPERATIVE")))
         observer.wait_until(lambda: len(observer.held), 1, REPLICATED_WITHIN_S, lambda _count: None)
 
+    def _journey(self) -> None:
+        from engine.cli.journey import Journey
+
+        stage, cpo = self._stage, self._cpo
+        stage.step(f"The CPO's platform hosts {SIMULATED_CPO}, too, whose stations and drivers are simulated")
+        stage.command("parties", "add", cpo.name, SIMULATED_CPO, "--role", "CPO")
+        cpo.stop()
+        cpo.add_settings("backoffice", kind="simulated", parties=[SIMULATED_CPO], simulated_speed=SIMULATED_SPEED)
+        cpo.start()
+        cpo.wait_until_ready()
+        Journey(stage, cpo, self._emsp, party=EMSP, cpo_party=SIMULATED_CPO).play()
+
     def _catch_up(self) -> None:
         from engine.cli import output
         from engine.cli.stage import wait_for
@@ -418,7 +435,8 @@ class _Play:
             (emsp, EMSP, cpo, CPO, "EMSP"),
         ):
             for module in _issued_by(role):
-                issued, received = issuer.objects("issued", module), receiver.objects("received", module)
+                issued = issuer.objects("issued", module, issuer_party)
+                received = receiver.objects("received", module, issuer_party)
                 due = {name: one for name, one in issued.items() if self._is_for(party, module, name)}
                 differing = _differing(due, received)
                 differences += len(differing)

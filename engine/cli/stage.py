@@ -1,6 +1,7 @@
 """What the demo plays on: commands that are run and shown, platforms that are started and stopped, and an observer."""
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -260,6 +261,14 @@ class Player:
             line = self._place.take(self.folder / "engine.toml")
             self._stage.tell(output.faint(f"{line} goes into [broker] of {self.name}/engine.toml"))
 
+    def add_settings(self, section: str, **values: Any) -> None:
+        """Put a table into its settings file, and tell of it."""
+        lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+        with (self.folder / "engine.toml").open("a") as file:
+            file.write(f"\n[{section}]\n" + "\n".join(lines) + "\n")
+        told = ", ".join(lines)
+        self._stage.tell(output.faint(f"{told} goes into [{section}] of {self.name}/engine.toml"))
+
     @property
     def server_ca(self) -> str:
         """The authority that vouches for its server, as a path in the demo's folder."""
@@ -315,13 +324,14 @@ class Player:
             self._log.close()
             self._log = None
 
-    def objects(self, kind: str, module: str) -> dict[str, Held]:
-        """Fetch every object that it issued or received, payloads as the bytes that they are."""
+    def objects(self, kind: str, module: str, issuer: str) -> dict[str, Held]:
+        """Fetch every object of a party that it issued or received, payloads as the bytes that they are."""
         found: dict[str, Held] = {}
         cursor, more = "0", True
         with self.api() as api:
             while more:
-                answer = api.read(f"/api/v1/{kind}/{segment(module)}", after=cursor, limit=PAGE)
+                path = f"/api/v1/{kind}/{segment(module)}"
+                answer = api.read(path, issuer=issuer, after=cursor, limit=PAGE)
                 page = msgspec.json.decode(answer, type=_Page)
                 found |= {shown.id: shown.held() for shown in page.objects}
                 cursor, more = page.cursor, page.more

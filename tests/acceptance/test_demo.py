@@ -76,7 +76,7 @@ async def left(text: str) -> tuple[int, bool]:
 @pytest.mark.timeout(300)  # it is CPU time for most of it, a minute on a slow machine that does nothing else
 @pytest.mark.parametrize("pair", ["SQLite and queues in memory", "PostgreSQL and RabbitMQ"])
 async def test_the_demo_ends_well_and_leaves_nothing_behind(short_path: Path, pair: str):
-    """Two platforms meet, replicate all modules, survive an outage, and hold the same bytes; then nothing is left."""
+    """Two platforms meet, replicate all modules, survive an outage; a driver charges; both hold the same bytes."""
     servers = on_servers() if "RabbitMQ" in pair else []
     process = await demo(short_path, *servers)
     said, _ = await process.communicate()
@@ -92,6 +92,11 @@ async def test_the_demo_ends_well_and_leaves_nothing_behind(short_path: Path, pa
     assert re.search(r"stored at the eMSP: BEBEC-C[0-9]+-C, with a total cost of -[0-9.]+ EUR", text)
     assert f"the same bytes on both sides, with {pair};" in text
     assert "from publishing to stored at the eMSP: p50" in text
+    steps = ("reserved, and seen as RESERVED", "started, plugged in, and ACTIVE", "a message to the driver", "the CDR")
+    assert all(re.search(rf"^ +{step}.* [0-9.]+ s *$", text, re.MULTILINE) for step in steps)
+    assert re.search(r"billed: [0-9.]+ kWh for [0-9.]+ EUR", text)
+    assert "sessions/start of DEDRV at cpo.example.org refused" in text
+    assert "locations/unlock-connector of DEDRV at cpo.example.org timed_out" in text
     assert "queue: 900 EVSE statuses owed" in text.replace("\N{NARROW NO-BREAK SPACE}", "")
     assert files_in(short_path) == []
     assert processes_in(short_path) == []
