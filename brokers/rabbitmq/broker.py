@@ -79,7 +79,7 @@ class RabbitMqBroker:
         self._link: Link | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._puts: set[asyncio.Task[None]] = set()
-        self._acknowledging: set[asyncio.Task[None]] = set()
+        self._letting_go: set[asyncio.Task[None]] = set()
         self._trouble: Trouble | None = None
         self._blocked: Trouble | None = None  # RabbitMQ takes nothing that is published, on this connection
 
@@ -115,7 +115,7 @@ class RabbitMqBroker:
         keeper, self._keeper = self._keeper, None
         if keeper is None:
             return
-        if under_way := {*self._puts, *self._acknowledging}:
+        if under_way := {*self._puts, *self._letting_go}:
             await asyncio.wait(under_way, timeout=1)
         ending = {keeper, *self._puts}
         while ending:  # `asyncio.wait_for` of Python 3.11 may swallow a cancellation when what it waits for is there
@@ -297,6 +297,12 @@ class RabbitMqBroker:
             return
         self._vanish(left)
         self._waiting.discard(queue)
+        task = asyncio.create_task(self._let_go(left))
+        self._letting_go.add(task)
+        task.add_done_callback(self._letting_go.discard)
+        await asyncio.shield(task)  # whoever is cancelled here forgets the queue, and nobody else ends its consumer
+
+    async def _let_go(self, left: "_Queue") -> None:
         async with left.attaching:
             consumer, link = left.consumer, self._link
         if consumer is not None and link is not None:
@@ -480,8 +486,8 @@ class RabbitMqBroker:
         interrupted, wanted.interrupted = wanted.interrupted, False
         if taken:
             task = asyncio.create_task(_acknowledge(taken))
-            self._acknowledging.add(task)
-            task.add_done_callback(self._acknowledging.discard)
+            self._letting_go.add(task)
+            task.add_done_callback(self._letting_go.discard)
         return Taken(tuple(segment for segment, _, _ in taken), interrupted=interrupted)
 
     async def _cancelled(self, consumer: Consumer) -> None:

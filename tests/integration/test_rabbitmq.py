@@ -108,6 +108,19 @@ async def test_a_deleted_queue(broker: PassingBroker, node: Node):
     await flows(broker, b"after")
 
 
+async def test_a_leave_that_is_broken_off(broker: PassingBroker, node: Node):
+    """Whoever leaves a queue and is cancelled meanwhile consumes it no more all the same."""
+    leaving = asyncio.create_task(broker.leave("queue"))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+
+    name = broker.name_of("queue")
+    async with asyncio.timeout(SOON_S):
+        while f"{name}\t0" not in await asyncio.to_thread(node.ctl, "list_queues", "name", "consumers", "--quiet"):
+            pass
+
+
 async def test_a_channel_closed_by_the_server(broker: PassingBroker):
     """A channel that RabbitMQ closes costs an interruption of its queues, and nothing else."""
     consumer = broker._queues["queue"].consumer  # noqa: SLF001 - nothing but a fault of ours closes a channel
