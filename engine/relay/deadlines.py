@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 
 WORK: Final = "call deadlines"  # the periodic work, which one process does
 TOGETHER_MAX: Final = 100  # calls in one transaction: some 20 ms in which nothing else is written
+LOOK_AGAIN_S: Final = 30.0  # a deadline is told of when it is stored; should that be lost, it is late by this much
 FORGET_EVERY_S: Final = 3600.0
 DAY_S: Final = 86_400.0
 TIMED_OUT: Final = AsyncResult(result_type=AsyncResultType.TIMEOUT)
@@ -74,13 +75,13 @@ class Deadlines:
                     await self._changed.wait()
 
     async def _end_overdue(self) -> float:
-        """End what is overdue; returns how long nothing will be."""
+        """End what is overdue; returns how long nothing will be, as far as is known."""
         while True:
             now = self._clock.now()
             async with self._database.reading() as tx:
                 next_at = await calls.next_deadline(tx)
             if next_at is None or next_at > now:
-                return FORGET_EVERY_S if next_at is None else min(next_at - now, FORGET_EVERY_S)
+                return LOOK_AGAIN_S if next_at is None else min(next_at - now, LOOK_AGAIN_S)
             async with self._database.transaction() as tx:
                 for call_id in await calls.overdue(tx, now=now, limit=TOGETHER_MAX):
                     await self._end(tx, call_id, now)

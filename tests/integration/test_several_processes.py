@@ -6,6 +6,7 @@ import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import text
@@ -13,6 +14,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from engine.app import Engine
+from engine.peers.calls import CallRequests, Delivered
+from engine.protocol.calls import CallState, Delivery
 from engine.protocol.errors import Forbidden, NotSubscribed
 from engine.protocol.ids import PartyId
 from engine.protocol.subscriptions import Parameters
@@ -20,7 +23,8 @@ from engine.registration.folder import InUse, hold, make_folder
 from engine.replication.issuing import Publication
 from engine.replication.segments import heartbeat
 from engine.settings import PlatformFolder
-from engine.store import objects, platforms, subscriptions
+from engine.store import calls, objects, platforms, subscriptions
+from engine.store.calls import StoredCall
 from engine.store.database import READERS_MAX, StoreUnavailable, address
 from engine.store.membership import Membership
 from tests.support.postgresql import WAITING, new_database, run
@@ -378,3 +382,99 @@ async def test_state_tells_of_both(one: Engine, other: Engine):
     assert [each["subscriptions"] for each in shown.values()] == [2, 2]
     assert shown[other.membership.process_id]["answers_this"]
     assert "parties" in shown[one.membership.process_id]["periodic_work"]
+
+
+async def stored_call(engine: Engine, partner: int, **more: Any) -> StoredCall:
+    """Store a call that was accepted, and waits for its result."""
+    async with engine.database.transaction() as tx:
+        await platforms.change_platform(tx, partner, state="connected")
+        values = {
+            "asked_here": True,
+            "platform_id": partner,
+            "sender": PARTY,
+            "receiver": "NLEMS",
+            "module": "locations",
+            "operation": "unlock-connector",
+            "asynchronous": True,
+            "state": CallState.ACCEPTED,
+            "callback_id": "a callback",
+            "request_id": "a request",
+            "correlation_id": "a correlation",
+            "asked_at": engine.clock.now(),
+            "deadline_at": engine.clock.now() + 3600.0,
+            "payload": b"{}",
+        }
+        call_id = await calls.add(tx, **values | more)
+        assert call_id is not None
+        call = await calls.by_id(tx, call_id)
+        assert call is not None
+    await engine.directory.reload()
+    return call
+
+
+class Delivering:
+    """Stands for a partner that takes results, slowly; counts how many come at once."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.at_once = 0
+        self.most_at_once = 0
+        self.may_answer = asyncio.Event()
+
+    async def deliver(self, *_whom: object, **_ids: object) -> Delivered:
+        """Take a result of a call."""
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.taken.append(cast("bytes", _whom[4]))
+        try:
+            await self.may_answer.wait()
+        finally:
+            self.at_once -= 1
+        return Delivered(Delivery.DELIVERED)
+
+
+async def test_a_result_that_one_takes_is_heard_of_by_who_waits_at_the_other(one: Engine, other: Engine):
+    """The listener is shared, so a result comes to any process; whoever asked is told without looking again."""
+    call = await stored_call(one, await new_partner(one))
+    waiting = asyncio.create_task(one.asking.wait(call.id, within_s=WITHIN_S))
+    found = await other.asking.find(call.platform_id, PartyId("NLEMS"), PARTY, "a callback")
+    await other.asking.receive(found, b'{"result_type":"SUCCESS"}')
+    await asyncio.wait_for(waiting, WITHIN_S / 2)
+    assert (await one.calls.get(call.id)).call.state is CallState.SUCCEEDED
+
+
+async def test_a_deadline_passes_once(one: Engine, other: Engine):
+    """Whoever stored a call, one of them ends it when it is overdue, and one result is owed for it."""
+    partner = await new_partner(one)
+    await other.directory.reload()
+    theirs = {"asked_here": False, "sender": "NLEMS", "receiver": PARTY, "digest": b""}
+    call = await stored_call(other, partner, deadline_at=one.clock.now() + 0.2, **theirs)
+    async with asyncio.timeout(WITHIN_S):
+        while (await other.calls.get(call.id)).call.ended_at is None:
+            await asyncio.sleep(0.02)
+    ended = await one.calls.get(call.id)
+    assert (ended.call.state, [r.result_type for r in ended.results]) == (CallState.TIMED_OUT, ["TIMEOUT"])
+
+
+async def test_results_of_one_call_are_delivered_by_one_process_at_a_time(one: Engine, other: Engine):
+    """Concluded here and there, they go out one after the other, also when the process that delivers ends."""
+    partner = Delivering()
+    for engine in (one, other):
+        engine.callbacks.requests = cast("CallRequests", partner)
+    theirs = {"asked_here": False, "sender": "NLEMS", "receiver": PARTY, "digest": b"", "operation": "reserve-now"}
+    call = await stored_call(one, await new_partner(one), **theirs)
+    await other.directory.reload()
+    await one.calls.conclude(call.id, "SUCCESS")
+    await other.calls.conclude(call.id, "FAILED", message="a storm")
+    await until(lambda: partner.taken)
+    await asyncio.sleep(LEASE_S)
+    assert len(partner.taken) == 1
+    await one.callbacks.stop()
+    partner.may_answer.set()
+    other.callbacks.look()
+    async with asyncio.timeout(WITHIN_S):
+        while [r.delivery for r in (await other.calls.get(call.id)).results] != [Delivery.DELIVERED] * 2:
+            await asyncio.sleep(0.02)
+    assert partner.most_at_once == 1
+    assert partner.taken[-1] == b'{"result_type":"FAILED","payload":"a storm"}'
+    assert set(partner.taken[:-1]) == {b'{"result_type":"SUCCESS"}'}
