@@ -751,10 +751,11 @@ async def world(
     made_with: Sequence[str] = (),
     served_with: Sequence[str] = (),
     backing: Backing = EMBEDDED,
+    kind: type[Platform] = Platform,
 ) -> AsyncIterator[World]:
     """Run one engine with settings that make tests quick; scripted partners come and go.
 
-    ``made_with`` and ``served_with`` are further options of ``init`` and ``serve``.
+    ``made_with`` and ``served_with`` are further options of ``init`` and ``serve``; ``kind`` is how it is run.
     """
     quick = {
         "OCPI_ENGINE_PEERS__REQUEST_TIMEOUT_MS": "5000",
@@ -766,7 +767,7 @@ async def world(
         "OCPI_ENGINE_REPLICATION__STOP_DEADLINE_S": "2",
     } | dict(settings or {})
     async with backing.place() as place:
-        engine = Platform(
+        engine = kind(
             folder / "engine",
             identity="engine.example.org",
             party="BEBEC",
