@@ -86,11 +86,7 @@ def _may_stop(place: Place, started: TokenOf, uid: str, type_: str, known: Known
 
 def _authorize(world: World, place: Place, uid: str, type_: str, known: Known | None) -> None:
     granted = next(
-        (
-            each
-            for each in world.state.grants
-            if each.token.is_same(uid, type_) and place.evse.uid in each.evse_uids and each.until > world.now
-        ),
+        (each for each in world.state.grants if each.token.is_same(uid, type_) and place.evse.uid in each.evse_uids),
         None,
     )
     if granted is not None:

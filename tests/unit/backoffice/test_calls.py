@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from engine.backoffice.simulated import Ask, Asked, Conclude, FaultKind, Refuse, Respond, Return
+from engine.backoffice.simulated import Ask, Asked, Conclude, FaultKind, Refuse, Respond, Return, calls
 from engine.backoffice.simulated.calls import HANDLERS, declaration
 from engine.protocol.ids import ModuleId
 from engine.protocol.modules import all_modules
@@ -89,6 +89,13 @@ def test_a_synchronous_call_that_comes_again(stage: Stage):
     stage.ask("sessions", "change-charging-preferences", wish, call_id=call_id)
 
     assert stage.last == first
+
+
+def test_how_many_answers_are_remembered(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    """Those of the last so many calls; of an older one nobody waits for a repetition."""
+    monkeypatch.setattr(calls, "ANSWERS_MAX", 2)
+    asked = [stage.ask("sessions", "stop", {"session_id": "NONE"}) for _ in range(4)]
+    assert list(stage.cpo.state.answers) == asked[-2:]
 
 
 # -- faults ---------------------------------------------------------------------------------------------------

@@ -391,6 +391,17 @@ def test_the_cdr_adds_up(stage: Stage):
     assert cdr["cdr_location"]["connector"]["evse_id"] == evse["evse_id"]
 
 
+def test_no_empty_period(stage: Stage):
+    """A session that ends just when a charging period does has no empty one after it."""
+    stage.charge()
+    stage.wait(900)
+    assert len(stage.session().periods) == 2
+    stage.unplug()
+    stage.wait(10)
+
+    assert len(stage.newest("cdrs")["charging_periods"]) == 1
+
+
 def test_another_tariff():
     """Costs follow a Tariff that is given; one that cannot be counted by is refused."""
     tariff = {
@@ -449,6 +460,22 @@ def test_a_message_to_the_driver(stage: Stage):
     }
     with pytest.raises(NotPossible):
         stage.cpo.message_driver("NONE", [], now=stage.now)
+
+
+def test_how_many_cdrs_are_remembered(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    """The last so many can be disputed; an older one is not known any more."""
+    monkeypatch.setattr(billing, "CDRS_MAX", 2)
+    for _ in range(3):
+        stage.charge()
+        stage.unplug()
+        stage.wait(10)
+    oldest, *others = stage.objects["cdrs"]
+
+    for cdr_id in others:
+        stage.ask("cdrs", "dispute", {"cdr_id": cdr_id, "reason": "too dear"})
+        assert stage.data() == {}
+    stage.ask("cdrs", "dispute", {"cdr_id": oldest, "reason": "too dear"})
+    assert stage.of(Refuse)
 
 
 @pytest.mark.requirement("R.08.03.05")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import date
+from decimal import Decimal
 from itertools import product
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from engine.protocol.json_text import MalformedJson
 from engine.protocol.modules import Module, SchemaViolation, all_modules, module
-from engine.protocol.modules.check import accept
+from engine.protocol.modules.check import accept, read_as
 from engine.protocol.modules.classes import OcpiClass, Shape
 from engine.protocol.modules.explain import (
     FOUND_LENGTH_MAX,
@@ -23,10 +24,13 @@ from engine.protocol.modules.explain import (
     explain,
     table_of,
 )
+from engine.protocol.modules.power_regulation import ChargingProfile, MeterReading
+from engine.protocol.modules.sessions import ChargingPreferences
 from tests.support.independent import objections
 from tests.support.payloads import CLASSES, Declared, example, items_of, written
 from tests.unit.modules.full import FULL, REQUESTS, at, drop, every_row, put
 
+METER = b'{"value":1,"measurand":"POWER","unit":"W","component_level":"EVSE","location":"OUTLET"}'
 EXAMPLES = {each.id: (each, each.payload, FULL[each.id]) for each in all_modules()} | REQUESTS
 
 each_example = pytest.mark.parametrize(("each", "shape", "value"), EXAMPLES.values(), ids=EXAMPLES)
@@ -321,3 +325,34 @@ def test_no_json(payload):
     for each in all_modules():
         with pytest.raises((MalformedJson, SchemaViolation)):
             each.accept(payload)
+
+
+@each_example
+def test_read_exactly(each: Module, shape: Shape, value: dict[str, Any]):
+    """What is read has every row, and each number as it was written."""
+    assert issubclass(shape, OcpiClass)
+    seen = read_as(shape, written(value))
+    for row in table_of(shape).rows:
+        is_simple = not isinstance(row.kind, Table | ListOf | Anything) and row.name in value
+        assert not is_simple or getattr(seen, row.attribute) == value[row.name]
+
+
+def test_what_a_float_would_lose():
+    """No digit is lost and no number is too large; 1.0 is an int; what is left out, or null, is None."""
+    request = b'{"session_id":"S","profile_type":"CHEAP","energy_need":0.1234567890123456789,"departure_time":null}'
+    seen = read_as(ChargingPreferences, request)
+    assert (seen.energy_need, seen.departure_time) == (Decimal("0.1234567890123456789"), None)
+    periods = b'[{"start_period":0.0,"limit":8.1}]'
+    profile = b'{"id":"P","charging_rate_unit":"A","duration":6e1,"charging_profile_period":%b}' % periods
+    seen = read_as(ChargingProfile, profile)
+    assert (seen.duration, seen.charging_profile_period[0].limit) == (60, Decimal("8.1"))
+    assert read_as(MeterReading, METER.replace(b"1", b"1E400")).value == Decimal("1E400")
+
+
+def test_what_cannot_be_read():
+    """What does not conform is not read: all that is wrong is told."""
+    with pytest.raises(SchemaViolation) as refused:
+        read_as(ChargingPreferences, b'{"session_id":7}')
+    assert {each.pointer for each in refused.value.problems} == {"/session_id", "/profile_type"}
+    with pytest.raises(MalformedJson):
+        read_as(ChargingPreferences, b"{")
