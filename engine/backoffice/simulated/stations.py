@@ -7,6 +7,7 @@ from engine.backoffice.simulated import reservations, sessions
 from engine.backoffice.simulated.handlers import Asynchronous, Hindered, NotSupported, Rejected
 from engine.backoffice.simulated.state import Accepted, Plug
 from engine.backoffice.simulated.world import (
+    LIVE,
     NotPossible,
     Place,
     World,
@@ -28,7 +29,19 @@ from engine.protocol.scalars import date_time
 # -- statuses -------------------------------------------------------------------------------------------------
 
 
-def status_of(world: World, place: Place) -> Status:
+def publish_statuses(world: World) -> None:
+    """Issue the status of each EVSE that has another one than was told; its id is the EVSE's uid (R.06.01.04)."""
+    charging = {each.evse_uid for each in world.state.sessions if each.status in LIVE}
+    reserved = {each.evse_uid for each in world.state.reservations}
+    for place in world.places():
+        uid = place.evse.uid
+        status = _status(place, is_charging=uid in charging, is_reserved=uid in reserved)
+        if status is not place.evse.told:
+            place.evse.told = status
+            world.publish(EVSE_STATUSES.id, uid, {"status": status, "timestamp": date_time(world.now)})
+
+
+def _status(place: Place, *, is_charging: bool, is_reserved: bool) -> Status:
     """Return whether one can charge at an EVSE (5.4.42). A car without a session is in the way of others."""
     _, station, evse = place
     if not evse.is_in_service:
@@ -39,21 +52,11 @@ def status_of(world: World, place: Place) -> Status:
         return Status.OUTOFORDER
     if station.back_at is not None:
         return Status.INOPERATIVE
-    if world.session_at(evse) is not None:
+    if is_charging:
         return Status.CHARGING
     if evse.plug is not None:
         return Status.BLOCKED
-    return Status.AVAILABLE if world.reservation_at(evse) is None else Status.RESERVED
-
-
-def publish_statuses(world: World) -> None:
-    """Issue the status of each EVSE that has another one than was told; its id is the EVSE's uid (R.06.01.04)."""
-    for place in world.places():
-        status = status_of(world, place)
-        if status is not place.evse.told:
-            place.evse.told = status
-            payload = {"status": status, "timestamp": date_time(world.now)}
-            world.publish(EVSE_STATUSES.id, place.evse.uid, payload)
+    return Status.RESERVED if is_reserved else Status.AVAILABLE
 
 
 # -- drivers and faults ---------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 from engine import samples
 from engine.backoffice.simulated import NotPossible, SimulatedCpo
 from engine.protocol.modules import SchemaViolation
+from engine.protocol.modules.locations import Capability
 from engine.samples import Sample
 from tests.unit.backoffice.stage import CPO, E1, E2, E3, E4, LOCATION, NOW, OTHER, STEADY, Stage, sites, token
 
@@ -207,6 +208,38 @@ def test_anybodys_locations():
         for station in site.stations:
             for evse in station.evses:
                 assert all(each.power_max_w > 0 for each in evse.connectors)
+
+
+def test_every_kind_of_connector():
+    """At each connector of some Locations, AC and DC, of any plug: a session, meter samples and a CDR."""
+    stage = Stage(pace=STEADY, places=list(samples.locations(12)))
+    kinds = set()
+    places = [
+        (site.id, station, evse)
+        for site in stage.cpo.state.sites
+        for station in site.stations
+        for evse in station.evses
+    ]
+    for _, station, _ in places:
+        station.capabilities = [Capability.REMOTE_START_CAPABLE]
+    for location_id, _, evse in places:
+        for connector in evse.connectors if evse.is_in_service else ():
+            kinds.add(connector.power_type)
+            where = {"location_id": location_id, "evse_uid": evse.uid, "connector_id": connector.id}
+            stage.succeeds("sessions", "start", {"token": token(), **where})
+            stage.plug(evse.uid, connector_id=connector.id, need_kwh=Decimal(100_000))
+            stage.wait(3600)
+            amperes = [each["value"] for each in stage.newest("meterreadings")["readings"][1:]]
+            stage.unplug(evse.uid)
+            stage.wait(10)
+
+            cdr = stage.newest("cdrs")
+            assert cdr["total_energy"] == Decimal(connector.power_max_w) / 1000
+            assert cdr["cdr_location"]["connector"]["connector_id"] == connector.id
+            assert len(amperes) == connector.phases
+            assert all(0 < each <= connector.amperage for each in amperes)
+
+    assert kinds == {"AC_1_PHASE", "AC_3_PHASE", "DC"}
 
 
 def test_an_operators_own_evse(stage: Stage):
