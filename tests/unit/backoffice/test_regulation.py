@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine.backoffice.simulated import Ask, Refuse
+from engine.backoffice.simulated import Ask, Refuse, profiles
 from engine.protocol.ids import PartyId
 from engine.samples.chances import read
 from tests.unit.backoffice.stage import CAN_22_KW, E1, E2, E3, EMSP, OTHER, STEADY, Stage, sites
@@ -247,6 +247,23 @@ def test_without_a_profile_the_earlier_one_is_removed(stage: Stage):
     assert power(stage) == 4_000
     stage.succeeds(*EVSES, {"evses": [E1]}, asker=SCSP)
     assert power(stage) == CAN_22_KW
+
+
+def test_how_many_profiles_are_remembered(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    """So many are followed and no more; those that are over make room, the oldest first."""
+    monkeypatch.setattr(profiles, "PROFILES_MAX", 2)
+
+    def wanted(evse_uid: str, id_: str) -> dict[str, Any]:
+        return {"evses": [evse_uid], "charging_profile": absolute(stage, 1_000, id_=id_)}
+
+    stage.succeeds(*EVSES, wanted(E1, "P1"))
+    stage.succeeds(*EVSES, wanted(E2, "P2"))
+    assert stage.refused(*EVSES, wanted(E3, "P3")) == "REJECTED"
+    stage.succeeds(*EVSES, wanted(E1, "P1"))
+    stage.succeeds(*CLEAR, {"charging_profile_id": "P2"})
+    stage.succeeds(*EVSES, wanted(E3, "P3"))
+    assert {each.id for each in stage.cpo.state.profiles} == {"P1", "P3"}
+    assert stage.refused(*CLEAR, {"charging_profile_id": "P2"}) == "REJECTED"
 
 
 @pytest.mark.parametrize(
