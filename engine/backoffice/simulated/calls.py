@@ -198,6 +198,8 @@ def perform(world: World, call: Accepted) -> None:
 def tell_late(world: World, held: Held) -> None:
     """Tell a result that was kept back."""
     world.state.held.remove(held)
+    for reservation in world.state.reservations:
+        reservation.is_told |= reservation.call_id == held.call_id
     payload, error = (None if each is None else each.encode() for each in (held.payload, held.error))
     world.emit(Conclude(held.call_id, held.result_type, payload, error))
 

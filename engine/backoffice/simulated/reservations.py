@@ -10,7 +10,7 @@ from engine.backoffice.simulated import sessions
 from engine.backoffice.simulated.effects import Conclude
 from engine.backoffice.simulated.handlers import Asynchronous, Hindered, NotSupported, Rejected
 from engine.backoffice.simulated.state import Accepted, Reservation
-from engine.backoffice.simulated.world import Place, World, can, clock_text, is_same, token_of
+from engine.backoffice.simulated.world import Place, World, can, clock_text, is_same, text, token_of
 from engine.protocol.ids import PartyId
 from engine.protocol.modules.bodies import AsyncResultType
 from engine.protocol.modules.cdrs import AuthMethod
@@ -72,6 +72,7 @@ def _reserve(world: World, call: Accepted, request: ReserveNowRequest) -> None:
             party_id=call.asker,
             id=request.reservation_id,
             call_id=call.call_id,
+            is_told=call.fault is None,
             session_id=session.id,
             evse_uid=place.evse.uid,
             is_any_evse=request.evse_uid is None,
@@ -170,12 +171,18 @@ def expire(world: World, reservation: Reservation) -> None:
 
 
 def cancel_by_cpo(world: World, reservation: Reservation, why: str) -> None:
-    """Take a reservation back: the result of its call becomes FAILED, with the reason as payload (R.05.04.04)."""
+    """Take a reservation back: the result of its call becomes FAILED, with the reason as payload (R.05.04.04).
+
+    If a fault has kept the SUCCESS back there is none to be taken back: the call is FAILED, with an error.
+    """
     state = world.state
     _end(world, reservation, why, is_billed=False)
-    # A SUCCESS that was kept back must not come after this.
+    if reservation.is_told:
+        world.emit(Conclude(reservation.call_id, AsyncResultType.FAILED, payload=encode(why)))
+        return
     state.held = [each for each in state.held if each.call_id != reservation.call_id]
-    world.emit(Conclude(reservation.call_id, AsyncResultType.FAILED, payload=encode(why)))
+    error = encode({"status": ReservationStatus.CANCELED_RESERVATION, "message": text(why)})
+    world.emit(Conclude(reservation.call_id, AsyncResultType.FAILED, error=error))
 
 
 def move_or_cancel(world: World, reservation: Reservation, why: str) -> None:

@@ -140,6 +140,8 @@ class Reservation(Record, kw_only=True):
     id: str
     call_id: str
     """The call that made it, and whose result is taken back if the CPO has to cancel (05.04)."""
+    is_told: bool = True
+    """Its eMSP was told of it; a fault may have kept that back."""
     session_id: str
     evse_uid: str
     is_any_evse: bool

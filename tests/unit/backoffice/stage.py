@@ -24,6 +24,7 @@ from engine.backoffice.simulated import (
 )
 from engine.backoffice.simulated.calls import declaration
 from engine.backoffice.simulated.state import Charging, Evse
+from engine.protocol.calls import AsyncResult, CallState, check_result
 from engine.protocol.ids import ModuleId, PartyId, check_object_id
 from engine.protocol.json_text import check_object
 from engine.protocol.modules import module
@@ -124,27 +125,14 @@ class Stage:
                 assert called.result is not None
                 read_as(called.result, data)
             case Conclude(call_id, result_type, payload, error):
-                self._look_at_result(call_id, result_type, payload=payload, error=error)
+                called = declaration(*self._operations[call_id])
+                assert called is not None
+                told = [each.result_type for each in self.results(call_id)]
+                state = CallState.SUCCEEDED if told == [AsyncResultType.SUCCESS] else CallState.ACCEPTED
+                result = AsyncResult(result_type=result_type, payload=payload, error=error)
+                assert check_result(called, state, result) == ()
             case Respond() | Refuse():
                 pass
-
-    def _look_at_result(
-        self, call_id: str, result_type: AsyncResultType, *, payload: bytes | None, error: bytes | None
-    ) -> None:
-        called = declaration(*self._operations[call_id])
-        assert called is not None
-        if result_type is AsyncResultType.SUCCESS:
-            assert error is None
-            assert (payload is None) is (called.result is None)
-            if payload is not None and called.result is not None:
-                read_as(called.result, payload)
-        elif error is not None:
-            assert payload is None
-            assert called.error is not None
-            read_as(called.error, error)
-        elif payload is not None:
-            assert called.revocable
-            assert isinstance(json.loads(payload), str)
 
     def of(self, kind: type[Effect]) -> list[Any]:
         """The effects of one kind that came last."""

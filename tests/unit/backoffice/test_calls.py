@@ -1,5 +1,6 @@
 """What holds for every call to the simulated CPO: its answer, its repetition, and what goes wrong on purpose."""
 
+import json
 from typing import Any
 
 import pytest
@@ -189,16 +190,34 @@ def test_which_call_goes_wrong(stage: Stage):
     assert not stage.cpo.state.faults
 
 
-def test_a_late_yes_does_not_come_after_a_no(stage: Stage):
-    """A reservation that the CPO takes back while its SUCCESS is kept back is FAILED, and nothing follows."""
-    stage.cpo.arm(FaultKind.LATE)
+@pytest.mark.parametrize("kind", [FaultKind.LATE, FaultKind.LOSE])
+def test_a_yes_that_was_never_heard_is_not_taken_back(stage: Stage, kind: FaultKind):
+    """A reservation that the CPO cancels while nobody knows of it is FAILED, with an error; nothing follows."""
+    stage.cpo.arm(kind)
     call_id = stage.ask("locations", "reserve-now", stage.reservation())
     stage.wait(5)
     assert stage.status(E1) == "RESERVED"
+    stage.restart()
     stage.take_back("R1", "Road works")
     stage.wait(3600)
 
-    assert [each.result_type for each in stage.results(call_id)] == ["FAILED"]
+    (result,) = stage.results(call_id)
+    assert (result.result_type, result.payload) == ("FAILED", None)
+    assert json.loads(result.error or b"") == {
+        "status": "CANCELED_RESERVATION",
+        "message": [{"language": "en", "text": "Road works"}],
+    }
+
+
+def test_a_late_yes_that_was_heard_is_taken_back(stage: Stage):
+    """Once the late SUCCESS is told, the CPO takes it back as any other one (05.04)."""
+    stage.cpo.arm(FaultKind.LATE)
+    call_id = stage.ask("locations", "reserve-now", stage.reservation())
+    assert stage.result(call_id).result_type == "SUCCESS"
+    stage.take_back("R1", "Road works")
+
+    (_, revoked) = stage.results(call_id)
+    assert (revoked.result_type, revoked.payload, revoked.error) == ("FAILED", b'"Road works"', None)
 
 
 # -- time -----------------------------------------------------------------------------------------------------
