@@ -132,6 +132,7 @@ async def test_who_follows_takes_calls_and_concludes_them(tmp_path: Path):
     assert (told["id"], told["state"]) == (shown["id"], "succeeded")
 
 
+@pytest.mark.requirement("R.07.06.07")
 async def test_what_is_only_told_is_taken_and_what_nobody_answers_is_refused(tmp_path: Path):
     """Of calls that have to be answered at once: a message is heard, a dispute is not offered."""
     async with pair(tmp_path, BACKOFFICE__KIND="stream") as (cpo, emsp), emsp.api() as api:

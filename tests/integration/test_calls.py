@@ -123,7 +123,7 @@ async def test_every_operation_in_both_directions(both: tuple[InProcess, InProce
 
 
 @pytest.mark.requirement(
-    "R.04.03.13", "R.05.02.08", "R.05.03.05", "R.13.02.04", "R.13.03.04", "R.13.04.04", "R.13.06.04"
+    "R.04.03.13", "R.05.02.08", "R.05.03.05", "R.13.02.04", "R.13.03.04", "R.13.04.04", "R.13.05.04", "R.13.06.04"
 )
 @pytest.mark.parametrize("result_type", [kind for kind in AsyncResultType if kind != "SUCCESS"])
 async def test_every_result_type(both: tuple[InProcess, InProcess], result_type: AsyncResultType):

@@ -115,7 +115,7 @@ async def journey(folder: Path, **settings: str) -> AsyncIterator[Journey]:
         yield made
 
 
-@pytest.mark.requirement("R.05.02.09", "R.07.02.07", "R.07.03.07")
+@pytest.mark.requirement("R.05.02.09", "R.07.02.07", "R.07.02.11", "R.07.03.07")
 async def test_a_drivers_journey(tmp_path: Path):
     """Reserved, started, charged, told something, stopped, billed: each step is seen at the eMSP."""
     async with journey(tmp_path) as made:
@@ -140,6 +140,7 @@ async def test_a_drivers_journey(tmp_path: Path):
         await made.session("COMPLETED")
         (cdr,) = await made.until("cdrs", bool)
         await made.status("AVAILABLE")
+        assert (await made.cpo.asked("GET", "/received/tokens"))["objects"] == [], "its Token came with a call only"
 
     assert cdr["payload"]["session_id"] == active["id"]
     assert cdr["payload"]["cdr_token"]["contract_id"] == TOKEN["contract_id"]
