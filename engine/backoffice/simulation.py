@@ -44,6 +44,7 @@ from engine.lifecycle import Background
 from engine.protocol.calls import CallState
 from engine.protocol.ids import ModuleId, PartyId
 from engine.protocol.modules.bodies import ImmediateResponseToAsyncRequest
+from engine.protocol.modules.check import read_as
 from engine.protocol.modules.locations import MODULE as LOCATIONS
 from engine.protocol.modules.sessions import SessionStatus
 from engine.protocol.modules.tokens import MODULE as TOKENS
@@ -116,7 +117,7 @@ class Simulation:
         self._changed = asyncio.Event()  # its next date may be another
         self._asks: set[asyncio.Task[None]] = set()
         self._visits: dict[str, float] = {}  # EVSE → when its driver does something
-        self._leaving: set[str] = set()  # EVSEs where a session of a cable that is still there is over
+        self._used: set[str] = set()  # EVSEs whose cable has had a session, so that its driver leaves after it
         self._parts = [
             Background(f"simulated {party}", self._live, expected=(StoreUnavailable,)),
             Background(f"what simulated {party} wants", self._do_wanted),
@@ -133,6 +134,8 @@ class Simulation:
             read = msgspec.json.decode(kept, type=_Kept)
             self._cpo = SimulatedCpo.load(bytes(read.state), pace=self._pace)
             self._want([_read_effect(kind, fields) for kind, fields in read.effects])
+            _, charging, idle = _cables(self._cpo)
+            self._used = charging | idle
         self._calls.serve(self._party, self)
         for part in self._parts:
             await part.start()
@@ -244,13 +247,19 @@ class Simulation:
     async def _let(self, happen: Callable[[SimulatedCpo, float], Sequence[Effect]]) -> Sequence[Effect]:
         """Let something happen now, write down what comes of it, and have it done."""
         async with self._lock:
+            before, impossible = self._running.dump(), None
             try:
-                effects = happen(self._running, self._clock.now())
-            except NotPossible as no:
-                await self._keep(no.effects)
+                try:
+                    effects = happen(self._running, self._clock.now())
+                except NotPossible as no:
+                    effects, impossible = no.effects, no
+                await self._keep(effects)
+            except BaseException:  # what was not written down has not happened
+                self._cpo = SimulatedCpo.load(before, pace=self._pace)
                 raise
-            await self._keep(effects)
         self._changed.set()
+        if impossible is not None:
+            raise impossible
         return effects
 
     async def _keep(self, effects: Sequence[Effect]) -> None:
@@ -285,15 +294,17 @@ class Simulation:
         if not self._drivers:
             return
         now = self._clock.now()
-        waiting, over, free = _drivers_wanted(self._running)
-        self._leaving = (self._leaving | over) - free
-        for evse in self._visits.keys() - waiting - self._leaving:
+        waiting, charging, idle = _cables(self._running)
+        self._used = (self._used | charging) & (charging | idle)
+        leaving = self._used & idle
+        for evse in self._visits.keys() - waiting - leaving:
             del self._visits[evse]
-        for evse in (*waiting, *self._leaving):
+        for evse in (*waiting, *leaving):
             after_s = PLUG_IN_AFTER_S if evse in waiting else LEAVE_AFTER_S
             if self._visits.setdefault(evse, now + after_s / self._speed) > now:
                 continue
             del self._visits[evse]
+            self._used.add(evse)
             try:
                 await self.act("plug-in" if evse in waiting else "unplug", evse=evse)
             except Refused as refused:
@@ -351,7 +362,10 @@ class Simulation:
                     tx, module=TOKENS.id, received=True, subscriber=self._party, after=after, limit=TOKENS_TOGETHER
                 )
             for stored in page:
-                token = msgspec.json.decode(stored.payload, type=Token, strict=False)
+                try:
+                    token = read_as(Token, stored.payload)
+                except ValueError:  # it was taken although it is not as its table has it (B23)
+                    continue
                 if (token.uid.lower(), token.type) == (uid.lower(), kind):
                     return Known(PartyId(stored.issuer), stored.version, token)
             if len(page) < TOKENS_TOGETHER:
@@ -378,21 +392,21 @@ def faster(pace: Pace, speed: float) -> Pace:
     return replace(pace, cdr_s=(least / speed, most / speed), **changed)
 
 
-def _drivers_wanted(cpo: SimulatedCpo) -> tuple[set[str], set[str], set[str]]:
-    """Return at which EVSEs a session waits for its cable, where one is over, and which have no cable."""
-    sessions = {each.evse_uid: each.status for each in cpo.state.sessions}
-    waiting, over, free = set(), set(), set()
-    for site in cpo.state.sites:
-        for station in site.stations:
-            for evse in station.evses:
-                status = sessions.get(evse.uid)
-                if evse.plug is None:
-                    free.add(evse.uid)
-                    if status is SessionStatus.PENDING:
-                        waiting.add(evse.uid)
-                elif status is SessionStatus.COMPLETED:
-                    over.add(evse.uid)
-    return waiting, over, free
+_LIVE: Final = (SessionStatus.RESERVATION, SessionStatus.PENDING, SessionStatus.ACTIVE)
+
+
+def _cables(cpo: SimulatedCpo) -> tuple[set[str], set[str], set[str]]:
+    """Return at which EVSEs a session waits for its cable, where one has it, and where a cable has none."""
+    live = {each.evse_uid: each for each in cpo.state.sessions if each.status in _LIVE}
+    evses = [evse for site in cpo.state.sites for station in site.stations for evse in station.evses]
+    waiting = {
+        evse.uid
+        for evse in evses
+        if evse.plug is None and evse.uid in live and live[evse.uid].status is SessionStatus.PENDING
+    }
+    charging = {evse.uid for evse in evses if evse.plug is not None and evse.uid in live}
+    idle = {evse.uid for evse in evses if evse.plug is not None and evse.uid not in live}
+    return waiting, charging, idle
 
 
 def _arm(cpo: SimulatedCpo, details: dict[str, Any]) -> Sequence[Effect]:
