@@ -27,7 +27,7 @@ from engine.protocol.ids import PartyId
 from engine.registration.directory import Directory
 from engine.registration.errands import finish, pause_s
 from engine.settings import Calls as CallSettings
-from engine.store import calls
+from engine.store import calls, processes
 from engine.store.calls import Owed
 from engine.store.database import Database, StoreUnavailable
 from engine.store.membership import Membership
@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 
 CLAIM: Final = "callbacks"
 LOOK_AGAIN_S: Final = 5.0  # for what a process that is gone left behind; its own wakes a lane at once
+LANE_LOOKS_S: Final = 60.0  # a lane is woken by what it waits for; should that be lost, it is late by this much
 HOUR_S: Final = 3600.0
 
 
@@ -66,6 +67,7 @@ class Callbacks:
         self._stopping = False
         self._looking = Background("callbacks", self._keep_looking, expected=(StoreUnavailable,))
         membership.on_lapsed.append(self._let_go)
+        membership.on_gone.append(self.look)
 
     async def start(self) -> None:
         """Go on with what is owed."""
@@ -111,7 +113,8 @@ class Callbacks:
             self._look_now.clear()
             async with self.database.reading() as tx:
                 owed = await calls.platforms_owed(tx)
-            for platform_id in owed:
+                elsewhere = await processes.claimed(tx, CLAIM, but=self.membership.process_id)
+            for platform_id in owed.keys() - elsewhere:
                 self.wake(platform_id)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_AGAIN_S):
@@ -196,14 +199,14 @@ class _Lane:
                 return None
             self._next_due_at = one.due_at
             if one.due_at > now:
-                return min(one.due_at - now, LOOK_AGAIN_S)
+                return min(one.due_at - now, LANE_LOOKS_S)
             if not callbacks.directory.connected(self.platform_id):
                 return LOOK_AGAIN_S
             if not self._gate.enter(loop.time()):
                 self._gate.wait(self, loop.time())
-                return LOOK_AGAIN_S
+                return LANE_LOOKS_S
             self._flying[one.call_id] = asyncio.create_task(self._deliver(one), name=f"callback {one.result_id}")
-        return LOOK_AGAIN_S
+        return LANE_LOOKS_S
 
     async def _deliver(self, owed: Owed) -> None:
         """Make one attempt, and store what came of it before the next one can begin."""

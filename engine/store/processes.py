@@ -102,6 +102,12 @@ async def disclaim(tx: Tx, kind: str, key: int, process_id: str) -> None:
     await tx.execute(delete(claims).where(mine))
 
 
+async def claimed(tx: Tx, kind: str, *, but: str) -> set[int]:
+    """Read what of a kind processes have claimed, except one of them."""
+    statement = select(claims.c.key).where(claims.c.kind == kind, claims.c.process_id != but)
+    return set((await tx.execute(statement)).scalars())
+
+
 async def leaders(tx: Tx) -> dict[str, str]:
     """Say which process does each kind of periodic work."""
     rows = await tx.execute(select(claims.c.kind, claims.c.process_id).where(claims.c.key == LEADER))

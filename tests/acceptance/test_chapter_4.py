@@ -334,6 +334,9 @@ async def callbacks(peer: Peer, callback_id: str, count: int = 1) -> list[Heard]
 @pytest.mark.requirement(
     "R.04.01.06", "R.04.03.07", "R.04.03.08", "R.04.03.09", "R.04.03.10", "R.04.03.11", "R.04.03.12",
     "R.07.04.05", "R.07.05.05", "R.07.06.05", "R.08.03.05",
+    # SUCCESS, with nothing beside it but the result that the operation has.
+    "R.05.02.09", "R.05.03.06", "R.05.06.05", "R.05.07.05", "R.07.02.05", "R.07.03.05", "R.07.07.04",
+    "R.13.02.07", "R.13.03.06", "R.13.04.06", "R.13.05.05", "R.13.06.05",
 )  # fmt: skip
 async def test_each_operation_is_served(one: World, ours: str, peer: Peer):
     """Its answer at once, or ACCEPTED and the result as a request of its own, with the same correlation id."""
@@ -360,7 +363,10 @@ async def test_each_operation_is_served(one: World, ours: str, peer: Peer):
             assert (await request(peer, ours, f"{alias}/{call.operation}", again)).data == "ACCEPTED"
 
 
-@pytest.mark.requirement("R.04.03.13")
+@pytest.mark.requirement(
+    "R.04.03.13", "R.05.02.08", "R.05.03.05", "R.05.06.04", "R.05.07.04", "R.07.02.04", "R.07.03.04",
+    *(f"R.13.{use_case:02}.04" for use_case in range(2, 7)),
+)  # fmt: skip
 async def test_what_the_back_office_refuses(one: World, ours: str, peer: Peer):
     """ACCEPTED at once, then REJECTED with an error of the operation's table and without a payload (B32)."""
     for name, (_, call) in OPERATIONS.items():
