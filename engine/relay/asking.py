@@ -40,7 +40,7 @@ from engine.relay.hearing import Hearing
 from engine.settings import Settings
 from engine.store import calls
 from engine.store.calls import StoredCall
-from engine.store.database import Database, StoreUnavailable
+from engine.store.database import Database, StoreUnavailable, Tx
 
 _log = logging.getLogger(__name__)
 
@@ -107,24 +107,23 @@ class Asking:
         if asked.call.asynchronous:
             within_s = result_within_s or self._settings.calls.result_within_s
         faults.passing("call.asking")
-        async with self._database.transaction() as tx:
-            call_id = await calls.add(
-                tx,
-                asked_here=True,
-                platform_id=platform_id,
-                sender=sender,
-                receiver=receiver,
-                module=asked.module.id,
-                operation=asked.call.operation,
-                asynchronous=asked.call.asynchronous,
-                state=CallState.ASKED,
-                callback_id=callback,
-                request_id=request_id,
-                correlation_id=correlation_id,
-                asked_at=now,
-                deadline_at=now + within_s,
-                payload=payload,
-            )
+        values = {
+            "asked_here": True,
+            "platform_id": platform_id,
+            "sender": sender,
+            "receiver": receiver,
+            "module": asked.module.id,
+            "operation": asked.call.operation,
+            "asynchronous": asked.call.asynchronous,
+            "state": CallState.ASKED,
+            "callback_id": callback,
+            "request_id": request_id,
+            "correlation_id": correlation_id,
+            "asked_at": now,
+            "deadline_at": now + within_s,
+            "payload": payload,
+        }
+        call_id = await self._database.write(lambda tx: calls.add(tx, **values))
         if call_id is None:
             raise Refused("a random number came twice: ask again")
         faults.passing("call.asked")
@@ -174,7 +173,8 @@ class Asking:
 
     async def _answered(self, call_id: int, said: Said) -> None:
         now = self._clock.now()
-        async with self._database.transaction() as tx:
+
+        async def store(tx: Tx) -> None:
             call = await calls.by_id(tx, call_id, lock=True)
             if call is None or not ASKED_HERE.allows(call.state, said.event):
                 return  # it was ended meanwhile, and forgotten or so
@@ -195,14 +195,15 @@ class Asking:
             await calls.change(tx, call_id, **values)
             self._hearing.tell_after(tx, call_id)
 
+        await self._database.write(store)
+
     # -- results --------------------------------------------------------------------------------------------
 
     async def wait(self, call_id: int, *, within_s: float) -> None:
         """Return when a call has ended, or the time is over."""
 
         async def ended() -> bool | None:
-            async with self._database.reading() as tx:
-                call = await calls.by_id(tx, call_id)
+            call = await self._database.read(lambda tx: calls.by_id(tx, call_id))
             return True if call is None or call.ended_at is not None else None
 
         await self._hearing.until(call_id, ended, within_s=within_s)
@@ -213,8 +214,7 @@ class Asking:
         Raises ``NotFound`` for an id that nobody waits for (B13), ``ClientError`` for a partner, or parties, that
         the call is not between (B15).
         """
-        async with self._database.reading() as tx:
-            call = await calls.by_callback(tx, callback)
+        call = await self._database.read(lambda tx: calls.by_callback(tx, callback))
         if call is None:
             raise NotFound("no result is awaited under this id")
         hub_party = self._directory.hub_party(call.platform_id)
@@ -239,7 +239,8 @@ class Asking:
         result = read_result(body)
         faults.passing("result.received")
         now = self._clock.now()
-        async with self._database.transaction() as tx:
+
+        async def store(tx: Tx) -> tuple[StoredCall, Meaning]:
             call = await calls.by_id(tx, call_id, lock=True)
             asked = None if call is None else operation(call.module, call.operation)
             if call is None or asked is None:
@@ -247,7 +248,7 @@ class Asking:
             known = await calls.is_known(tx, call_id, body)
             meaning = judge(ASKED_HERE, asked.call, call.state, result, known=known)
             if meaning is Meaning.REPEAT:
-                return
+                return call, meaning
             if await calls.count_results(tx, call_id) >= RESULTS_MAX:
                 raise ClientError("this call has too many results already")
             note = _remarks(asked, result.error, result.payload, is_success=result.event is CallEvent.SUCCESS)
@@ -260,6 +261,9 @@ class Asking:
                 values["ended_at"] = now
             await calls.change(tx, call_id, **values)
             self._hearing.tell_after(tx, call_id)
+            return call, meaning
+
+        call, meaning = await self._database.write(store)
         faults.passing("result.stored")
         _report(call, meaning, result.result_type.value)
 

@@ -177,18 +177,19 @@ class _Lane:
             self._gate.forget(self)
 
     async def _deliver_all(self) -> None:
-        callbacks = self._callbacks
-        at_once = callbacks.settings.callbacks_at_once
+        at_once = self._callbacks.settings.callbacks_at_once
         while not self._ending:
             self._changed.clear()
-            async with callbacks.database.reading() as tx:
-                owed = await calls.owed_to(tx, self.platform_id, but=list(self._flying), limit=at_once)
+            owed = await self._owed(frozenset(self._flying), at_once)
             if not owed and not self._flying:
                 return
             wait_s = self._begin(owed, at_once)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._changed.wait()
+
+    async def _owed(self, but: frozenset[int], limit: int) -> list[Owed]:
+        return await self._callbacks.database.read(lambda tx: calls.owed_to(tx, self.platform_id, but=but, limit=limit))
 
     def _begin(self, owed: list[Owed], at_once: int) -> float | None:
         """Send what is due, as far as places and gate allow; returns how long there is nothing to do."""
@@ -265,8 +266,7 @@ class _Lane:
             )
         while True:
             try:
-                async with self._callbacks.database.transaction() as tx:
-                    await calls.change_result(tx, owed.result_id, **values)
+                await self._callbacks.database.write(lambda tx: calls.change_result(tx, owed.result_id, **values))
                 return
             except StoreUnavailable as error:
                 _log.warning("the store is out of order: %s", error, extra={"action": "store_unavailable"})

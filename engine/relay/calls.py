@@ -302,8 +302,8 @@ class Calls:
         Neither: nobody here carries it out. Raises ``TooMany``.
         """
         platform_id, limit = values["platform_id"], self._settings.open_max
-        async with self._database.transaction() as tx:
 
+        async def keep(tx: Tx) -> tuple[StoredCall | None, StoredCall | None]:
             async def before() -> StoredCall | None:
                 identity = {name: values[name] for name in ("request_id", "digest", "callback_id")}
                 return await calls.repeated(tx, platform_id, values["sender"], values["receiver"], **identity)
@@ -318,6 +318,8 @@ class Calls:
                 return None, await before()
             return await calls.by_id(tx, call_id), None
 
+        return await self._database.write(keep)
+
     def _unsupported(self, asked: Operation, receiver: PartyId) -> Taken:
         """Say that nobody here carries an operation out. Raises ``ClientError`` for a synchronous one."""
         if not asked.call.asynchronous:
@@ -328,8 +330,7 @@ class Calls:
         """Return the answer that a call got, or gets; None: nobody works on it any more."""
 
         async def read() -> Taken | None:
-            async with self._database.reading() as tx:
-                found = await calls.by_id(tx, call.id)
+            found = await self._database.read(lambda tx: calls.by_id(tx, call.id))
             if found is None or found.answer is None or found.http_status is None:
                 return None
             return Taken(found.http_status, found.answer)
@@ -395,10 +396,11 @@ class Calls:
         """Store what a partner is answered; of an asynchronous call that was not taken, that it will be."""
         event, status_code, answer = self._written(asked, reply)
         now = self._clock.now()
-        async with self._database.transaction() as tx:
+
+        async def store(tx: Tx) -> None:
             call = await calls.by_id(tx, call_id, lock=True)
             if call is None:
-                return answer
+                return
             state = DONE_HERE.after(call.state, event) if DONE_HERE.allows(call.state, event) else call.state
             values: dict[str, object] = {
                 "state": state,
@@ -418,6 +420,8 @@ class Calls:
             if await calls.release(tx, call_id, at=now + ANSWER_FIRST_S):
                 tx.after_commit.append(lambda: self._owe(call.platform_id))
             self._hearing.tell_after(tx, call_id)
+
+        await self._database.write(store)
         return answer
 
     def _written(self, asked: Operation, reply: Reply | None) -> tuple[CallEvent, int, Taken]:
@@ -516,7 +520,7 @@ class Calls:
         )
 
     async def _conclude(self, call_id: int, result: AsyncResult, *, note: str | None, checked: bool) -> None:
-        async with self._database.transaction() as tx:
+        async def store(tx: Tx) -> None:
             call = await calls.by_id(tx, call_id, lock=True)
             asked = None if call is None or call.asked_here else operation(call.module, call.operation)
             if call is None or asked is None:
@@ -525,20 +529,23 @@ class Calls:
                 raise Refused(f"call {call_id} was to be answered at once, and has no later result")
             state = call.state
             revoking = asked.call.revocable and state in (CallState.SUCCEEDED, CallState.REVOKED)
+            given = result
             if revoking and result.result_type is AsyncResultType.FAILED and result.payload is None and note:
-                result = AsyncResult(result_type=result.result_type, error=result.error, payload=_text(note))
-            body = result_body(result)
+                given = AsyncResult(result_type=result.result_type, error=result.error, payload=_text(note))
+            body = result_body(given)
             if await calls.is_known(tx, call_id, body):
                 return
-            wrong = check_result(asked.call, state, result) if checked else ()
+            wrong = check_result(asked.call, state, given) if checked else ()
             if wrong:
                 raise NotAccepted(f"this is no result of {asked.name}", wrong)
-            meaning = judge(DONE_HERE, asked.call, state, result, known=False)
+            meaning = judge(DONE_HERE, asked.call, state, given, known=False)
             if meaning is Meaning.CONTRADICTION:
                 raise Refused(f"call {call_id} is {state.value} already: the partner was told, or is about to be")
-            await owe_result(tx, call, result, meaning, note=note, now=self._clock.now(), held_s=self._held_s(call))
+            await owe_result(tx, call, given, meaning, note=note, now=self._clock.now(), held_s=self._held_s(call))
             tx.after_commit.append(lambda: self._owe(call.platform_id))
             self._hearing.tell_after(tx, call_id)
+
+        await self._database.write(store)
         faults.passing("call.concluded")
 
     def _held_s(self, call: StoredCall) -> float:

@@ -78,8 +78,7 @@ class Deadlines:
         """End what is overdue; returns how long nothing will be, as far as is known."""
         while True:
             now = self._clock.now()
-            async with self._database.reading() as tx:
-                next_at = await calls.next_deadline(tx)
+            next_at = await self._database.read(calls.next_deadline)
             if next_at is None or next_at > now:
                 return LOOK_AGAIN_S if next_at is None else min(next_at - now, LOOK_AGAIN_S)
             async with self._database.transaction() as tx:
