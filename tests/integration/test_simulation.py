@@ -115,7 +115,7 @@ async def journey(folder: Path, **settings: str) -> AsyncIterator[Journey]:
         yield made
 
 
-@pytest.mark.requirement("R.05.02.09", "R.07.02.07", "R.07.02.11", "R.07.03.07")
+@pytest.mark.requirement("R.05.02.09", "R.07.02.07", "R.07.02.11")
 async def test_a_drivers_journey(tmp_path: Path):
     """Reserved, started, charged, told something, stopped, billed: each step is seen at the eMSP."""
     async with journey(tmp_path) as made:
