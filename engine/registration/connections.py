@@ -196,6 +196,9 @@ class Connections:
 
     async def refresh_parties(self, identity: str) -> None:
         """Ask a partner for its parties now (UC 02.01). Raises ``PeerUnreachable`` or ``PeerSaidNo``."""
+        known = self._directory.by_identity(identity)
+        if known is None or not self._directory.connected(known.id):
+            await self._directory.look_again()  # another process may have connected it a moment ago
         platform = self.known(identity)
         if not self._directory.connected(platform.id):
             raise Refused(f"{platform.identity} is not connected")

@@ -6,6 +6,7 @@ reason why there is none, until the asker took it. In between and after, both ce
 request is refused on the way.
 """
 
+import contextlib
 import logging
 import secrets
 from collections.abc import Mapping
@@ -129,7 +130,8 @@ class Renewals:
     async def _begin(self, platform_id: int) -> None:
         platform = self._directory.platform(platform_id)
         if platform.state is PlatformState.CONNECTED:
-            await self._store_request(platform)
+            with contextlib.suppress(Refused):  # the connection ended a moment ago
+                await self._store_request(platform)
             self._open.wake()
 
     async def _store_request(self, platform: Platform) -> Renewal:

@@ -43,6 +43,11 @@ QUICK: Final = {
 UNLOCK: Final = json.loads(parameters("locations/unlock-connector"))
 SUCCESS: Final = {"result_type": "SUCCESS"}
 WITHIN_S: Final = 30.0
+ASKER: Final = ("call.asking", "call.asked", "call.answered", "result.received", "result.stored")
+DOER: Final = (
+    *("call.received", "call.kept", "call.handed_over", "call.answering", "call.concluded"),
+    *("callback.sending", "callback.answered"),
+)
 UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 MB: Final = 1024 * 1024
 
@@ -555,11 +560,7 @@ async def until_up(one: World, act: Callable[[], Awaitable[Answer]]) -> Answer:
         return await act()
 
 
-@pytest.mark.parametrize(
-    "point",
-    ["call.received", "call.kept", "call.handed_over", "call.answering", "call.concluded", "callback.sending",
-     "callback.answered"],
-)  # fmt: skip
+@pytest.mark.parametrize("point", DOER)
 async def test_the_doer_is_killed(tmp_path_factory: pytest.TempPathFactory, point: str):
     """Between request, answer, result and callback: the call is carried out as one, and its result arrives."""
     settings = QUICK | {"OCPI_ENGINE_PEERS__REQUEST_TIMEOUT_MS": "1000"}
@@ -586,7 +587,7 @@ async def test_the_doer_is_killed(tmp_path_factory: pytest.TempPathFactory, poin
         assert set(office(one).taken()) == {call["id"]}
 
 
-@pytest.mark.parametrize("point", ["call.asking", "call.asked", "call.answered", "result.received", "result.stored"])
+@pytest.mark.parametrize("point", ASKER)
 async def test_the_asker_is_killed(tmp_path_factory: pytest.TempPathFactory, point: str):
     """Whatever it still knows, a request is not made twice, and a result that the partner delivers is taken once."""
     async with world(tmp_path_factory.mktemp("asker"), QUICK) as one:

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from engine.faults import POINTS
+from tests.acceptance.test_chapter_4 import ASKER, DOER
 from tests.support.backing import Backing
 from tests.support.processes import Platform, connected_platforms
 from tests.support.replicas import (
@@ -110,7 +111,7 @@ async def dead(platform: Platform) -> None:
 
 async def test_every_fault_point_is_passed_in_some_test() -> None:
     """A point that nobody kills at shows nothing."""
-    assert {*SENDER, *SENDER_WITHOUT_RECEIVER, *RECEIVER, *SUBSCRIBING} == set(POINTS)
+    assert {*SENDER, *SENDER_WITHOUT_RECEIVER, *RECEIVER, *SUBSCRIBING, *ASKER, *DOER} == set(POINTS)
 
 
 @pytest.mark.parametrize("point", SENDER)
