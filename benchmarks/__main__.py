@@ -17,15 +17,15 @@ from typing import Any, Final, TypeVar
 
 from rich.console import Console
 
-from benchmarks import many, validation
+from benchmarks import calls, many, validation
 from benchmarks.backends import BACKENDS, Backend
 from benchmarks.plan import QUICK, Plan, Results, Run, machine
-from benchmarks.table import WIDTH, show, show_fan_out, show_idle, show_shared, show_validation
+from benchmarks.table import WIDTH, show, show_calls, show_fan_out, show_idle, show_shared, show_validation
 
 T = TypeVar("T")
 
-VALIDATION, SHARED, FAN_OUT, IDLE = "validation", "processes", "fan-out", "idle"
-PARTS: Final = (VALIDATION, *BACKENDS, SHARED, FAN_OUT, IDLE)
+VALIDATION, CALLS, SHARED, FAN_OUT, IDLE = "validation", "calls", "processes", "fan-out", "idle"
+PARTS: Final = (VALIDATION, *BACKENDS, CALLS, SHARED, FAN_OUT, IDLE)
 PROCESSES: Final = (1, 2)
 
 
@@ -39,6 +39,7 @@ class Bench:
         self._plan = plan
         self._console = console
         self._tell = tell
+        self._on_each = {CALLS: self._calls, FAN_OUT: self._fan_out, IDLE: self._idle}
 
     def measure(self, part: str) -> None:
         """Measure a part."""
@@ -58,7 +59,7 @@ class Bench:
         else:
             self._keep(part, [])
             for backend in BACKENDS.values():
-                _below_a_folder(partial(self._fan_out if part == FAN_OUT else self._idle, backend))
+                _below_a_folder(partial(self._on_each[part], backend))
 
     def _keep(self, part: str, what: Any) -> None:
         """Put what was measured into the report."""
@@ -71,6 +72,11 @@ class Bench:
 
     async def _share(self, folder: Path) -> many.Shared:
         return await many.Run(self._plan, folder, self._tell).shared(PROCESSES)
+
+    async def _calls(self, backend: Backend, folder: Path) -> None:
+        called = await calls.measure(self._plan, backend, folder, self._tell)
+        show_calls(called, self._console)
+        self._keep(CALLS, [*self._report[CALLS], called.as_json()])
 
     async def _fan_out(self, backend: Backend, folder: Path) -> None:
         measured = await many.Run(self._plan, folder, self._tell).fan_out(backend)

@@ -1,4 +1,4 @@
-"""What is sent: Locations of 2.4 KB and statuses of 60 bytes, each with bytes of its own in every revision."""
+"""What is sent: Locations of 2.4 KB and statuses of 60 bytes, each with bytes of its own in every revision; calls."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -9,6 +9,11 @@ from engine.samples import location_of_size, status_payload
 
 PARTY = "BEBEC"
 REVISIONS_FROM = datetime(2026, 1, 1, tzinfo=UTC)
+
+UNLOCK = {"location_id": "L1", "evse_uid": "E1", "connector_id": "1"}
+"""What is asked for: ``locations/unlock-connector``."""
+RESULT = b'{"result_type":"SUCCESS"}'
+"""What comes of it."""
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 A process is always meant with all its threads and all that it started: a sender may be several, and a PostgreSQL is.
 """
 
+import asyncio
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -56,6 +57,20 @@ class Sample:
         if self.database_cpu_s is None or self.broker_cpu_s is None:
             return None
         return (self.database_cpu_s + self.broker_cpu_s) / self.count * MICRO
+
+
+@dataclass(frozen=True)
+class RoundTrips:
+    """One run of requests that are each answered by a callback, and how long they took from one to the other."""
+
+    sample: Sample
+    p50_s: float
+    p99_s: float
+
+    @classmethod
+    def of(cls, sample: Sample, took_s: Sequence[float]) -> "RoundTrips":
+        """Sum up a run."""
+        return cls(sample, percentile(took_s, 50), percentile(took_s, 99))
 
 
 @dataclass(frozen=True)
@@ -157,3 +172,18 @@ def percentile(values: Sequence[float], percent: float) -> float:
     """Return the smallest value that so many percent of the values do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+async def round_trips(ask: Callable[[], Awaitable[None]], *, count: int, at_once: int) -> list[float]:
+    """Ask so many times, each of so many callers one thing after the other; returns how long each took, in seconds."""
+    took_s: list[float] = []
+    turns = iter(range(count))
+
+    async def caller() -> None:
+        for _ in turns:
+            began = time.perf_counter()
+            await ask()
+            took_s.append(time.perf_counter() - began)
+
+    await asyncio.gather(*(caller() for _ in range(at_once)))
+    return took_s

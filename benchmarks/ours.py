@@ -82,7 +82,7 @@ class Engines:
         self.cpo, self.emsp = cpo, emsp
         self.received = received
         self._publisher, self._reader = publisher, reader
-        self._servers = servers
+        self.servers = servers
 
     @property
     def pids(self) -> tuple[int, int]:
@@ -130,7 +130,7 @@ class Engines:
         """Publish new versions of so many objects, and wait until all are stored at the receiver."""
         log = log_name(kind.module, received=True)
         end = await self.received.end(log)
-        watch = Watch(*self.pids, self._servers)
+        watch = Watch(*self.pids, self.servers)
         await self.publish(kind, range(1, count + 1), revision=revision)
         await self.received.grown(log, end, count)
         return watch.sample(count)
@@ -141,7 +141,7 @@ class Engines:
         """Subscribe a party, and wait until everything is stored for it; returns the subscription too."""
         log = log_name(kind.module, received=True)
         end = await self.received.end(log)
-        watch = Watch(*self.pids, self._servers)
+        watch = Watch(*self.pids, self.servers)
         subscription = await self.subscribe(kind, subscriber=subscriber, at_once=at_once)
         await self.received.grown(log, end, count)
         return subscription, watch.sample(count)
@@ -156,7 +156,7 @@ class Engines:
             for number in numbers:
                 await self._publish_one(kind, number, revision)
 
-        watch = Watch(*self.pids, self._servers)
+        watch = Watch(*self.pids, self.servers)
         await asyncio.gather(*(publish() for _ in range(callers)))
         await self.received.grown(log, end, count)
         return watch.sample(count)
@@ -229,18 +229,21 @@ async def publish(api: aiohttp.ClientSession, kind: Kind, numbers: range, *, rev
 
 
 @asynccontextmanager
-async def engines(backend: Backend, folder: Path) -> AsyncIterator[Engines]:
-    """Make both platforms, connect them and end them."""
+async def engines(backend: Backend, folder: Path, *, of_cpo: Mapping[str, str] | None = None) -> AsyncIterator[Engines]:
+    """Make both platforms, connect them and end them; ``of_cpo``: further settings of the CPO's."""
     async with AsyncExitStack() as stack:
         made: list[tuple[Platform, Place]] = []
-        for name, party, role in (("cpo", PARTY, "CPO"), ("emsp", SUBSCRIBERS[0], "EMSP")):
+        for name, party, role, settings in (
+            ("cpo", PARTY, "CPO", of_cpo or {}),
+            ("emsp", SUBSCRIBERS[0], "EMSP", {}),
+        ):
             where = await stack.enter_async_context(place(backend, name))
             platform = Measured(
                 folder / name,
                 identity=f"{name}.example.org",
                 party=party,
                 role=role,
-                settings=where.settings,
+                settings={**where.settings, **settings},
                 made_with=where.made_with,
             )
             stack.push_async_callback(platform.stop)

@@ -1,6 +1,6 @@
 """The table: one screen of 100 columns."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -9,8 +9,9 @@ from rich.text import Text
 
 from benchmarks.backends import EMBEDDED, RABBITMQ
 from benchmarks.bodies import KINDS, LOCATIONS, Kind
+from benchmarks.calls import Called
 from benchmarks.many import FanOut, Idle, Shared
-from benchmarks.measuring import Figure, Sample
+from benchmarks.measuring import Figure, RoundTrips, Sample
 from benchmarks.plan import AT_ONCE, BARE, BY_HAND, OURS, Results, machine
 from benchmarks.validation import Validation
 
@@ -18,6 +19,7 @@ WIDTH = 100
 LABEL_WIDTH = 19
 BARE_SHARE = 1 / 5  # of the bare loop's requests
 GOAL_AT_ONCE = 32
+SMALL = 10  # figures below have a decimal
 
 Value = Callable[[Sample], float]
 
@@ -43,6 +45,38 @@ def show_validation(results: Validation, console: Console) -> None:
         goals.add_row(goal, f"{accepted.median:.1f} µs", _verdict(met=accepted.median <= payload.goal_us))
     runs = len(next(iter(results.timings.values())).accepted_us)
     console.print(Group(_head(runs, results.load_before, results.load_after), table, goals))
+
+
+def show_calls(results: Called, console: Console) -> None:
+    """Print what the round trip of a call takes."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    table.add_column("callers at once", min_width=LABEL_WIDTH)
+    for at_once in AT_ONCE:
+        table.add_column(str(at_once), justify="right", no_wrap=True)
+
+    def row(label: str, runs: Mapping[int, Sequence[RoundTrips]], value: Callable[[RoundTrips], float]) -> None:
+        figures = [Figure.of(list(map(value, runs[at_once]))) for at_once in AT_ONCE]
+        table.add_row(label, *(_cell(figure, 1 if figure.median < SMALL else 0) for figure in figures))
+
+    def rows(runs: Mapping[int, Sequence[RoundTrips]]) -> None:
+        row("  round trips/s", runs, lambda run: run.sample.rate)
+        row("  p50, ms", runs, lambda run: run.p50_s * 1000)
+        row("  p99, ms", runs, lambda run: run.p99_s * 1000)
+        row("  CPU µs, both ends", runs, lambda run: run.sample.both_us)
+
+    table.add_row(Text("two bare POSTs", style="bold"))
+    rows(results.bare)
+    table.add_row(Text("ocpi-engine", style="bold"))
+    rows(results.ours)
+    row("      who asks", results.ours, lambda run: run.sample.sender_us)
+    row("      who is asked", results.ours, lambda run: run.sample.receiver_us)
+    if seen([run.sample for runs in results.ours.values() for run in runs]):
+        row("  + servers, CPU µs", results.ours, lambda run: _servers(run.sample))
+    head = _head(
+        len(results.ours[GOAL_AT_ONCE]), results.load_before, results.load_after, f"{results.backend.title}: calls"
+    )
+    legend = "From the call of the local API to its answer with the result; the webhook answers at once.\n"
+    console.print(Group(head, table, Text(legend, style="dim")))
 
 
 def show_shared(results: Shared, console: Console) -> None:

@@ -1,6 +1,6 @@
 """The yardsticks' processes: started here, driven line by line over their standard input, ended by their ids.
 
-Each of the two pairs (``bare``, ``handwritten``) has a receiver that prints its port and serves until its input ends,
+Each pair has a receiver that prints its port and serves until its input ends,
 and a sender that reads one order a line and prints the sample of each.
 """
 
@@ -12,9 +12,10 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from ssl import SSLContext
+from typing import Any
 
-from benchmarks.bodies import Kind
-from benchmarks.measuring import Sample
+from benchmarks.bodies import LOCATIONS, Kind
+from benchmarks.measuring import RoundTrips, Sample
 from certs.authority import Authority, Purpose
 from certs.requests import check_request, make_request
 from certs.tls import client_context, server_context
@@ -80,12 +81,19 @@ class Pair:
 
     async def run(self, kind: Kind, *, at_once: int, count: int, revision: int) -> Sample:
         """Have so many updates sent."""
+        return Sample(**await self._do(Order(kind.module, at_once, count, revision)))
+
+    async def round_trips(self, *, at_once: int, count: int) -> RoundTrips:
+        """Have so many calls made."""
+        told = await self._do(Order(LOCATIONS.module, at_once, count, revision=0))
+        return RoundTrips(**told | {"sample": Sample(**told["sample"])})
+
+    async def _do(self, order: Order) -> dict[str, Any]:
         assert self._sender.stdin is not None
         assert self._sender.stdout is not None
-        order = Order(kind.module, at_once, count, revision)
         self._sender.stdin.write(json.dumps(asdict(order)).encode() + b"\n")
-        answer = await self._sender.stdout.readline()
-        return Sample(**json.loads(answer))
+        told: dict[str, Any] = json.loads(await self._sender.stdout.readline())
+        return told
 
 
 @asynccontextmanager
@@ -125,6 +133,6 @@ async def until_input_ends() -> None:
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
-def report(sample: Sample) -> None:
+def report(measured: Sample | RoundTrips) -> None:
     """Print what a sender measured."""
-    print(json.dumps(asdict(sample)), flush=True)
+    print(json.dumps(asdict(measured)), flush=True)
