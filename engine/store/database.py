@@ -162,14 +162,21 @@ class _Threads:
         self._own = threading.local()
         self._open: set[Connection] = set()
 
-    async def visit(self, work: Work[T]) -> tuple[T, Tx]:
-        """Do the work; a thread that has begun is waited for, also by who is cancelled meanwhile."""
+    async def visit(self, work: Work[T], committed: Callable[[Tx], None] = lambda _tx: None) -> T:
+        """Do the work; a thread that has begun is waited for, also by who is cancelled meanwhile.
+
+        ``committed`` hears of the transaction, also then.
+        """
         future = asyncio.get_running_loop().run_in_executor(self._threads, self._do, work)
         try:
-            return await asyncio.shield(future)
+            result, tx = await asyncio.shield(future)
         except asyncio.CancelledError:
             await asyncio.wait([future])
+            if not future.cancelled() and future.exception() is None:
+                committed(future.result()[1])
             raise
+        committed(tx)
+        return result
 
     def _do(self, work: Work[T]) -> tuple[T, Tx]:
         with _translated():
@@ -340,9 +347,7 @@ class Database:
             async with self.transaction() as tx:
                 return await work(tx)
         async with self._writing:
-            result, tx = await self._write_thread.visit(work)
-            self._committed(tx)
-        return result
+            return await self._write_thread.visit(work, self._committed)
 
     def _committed(self, tx: Tx) -> None:
         if tx.segments:
@@ -364,7 +369,7 @@ class Database:
         if self._read_threads is None:
             async with self.reading() as tx:
                 return await work(tx)
-        return (await self._read_threads.visit(work))[0]
+        return await self._read_threads.visit(work)
 
     @contextmanager
     def _noticing(self) -> Iterator[None]:

@@ -111,6 +111,32 @@ async def test_who_is_cancelled_waits_for_the_thread(database: Database) -> None
     assert await next_one > 0
 
 
+async def test_what_was_committed_for_somebody_who_is_cancelled_is_told(database: Database) -> None:
+    """Whoever waits for a change hears of it, although nobody waits for the transaction any more."""
+    begun, go_on = threading.Event(), threading.Event()
+    told: list[str] = []
+
+    async def slow(tx: Tx) -> None:
+        begun.set()
+        assert go_on.wait(10)
+        tx.after_commit.append(lambda: told.append("committed"))
+
+    async def fails(tx: Tx) -> None:
+        await slow(tx)
+        raise ValueError("no")
+
+    for work, heard in ((fails, []), (slow, ["committed"])):
+        begun.clear()
+        go_on.clear()
+        writing = asyncio.create_task(database.write(work))
+        await asyncio.to_thread(begun.wait, 10)
+        writing.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        assert told == heard
+
+
 async def test_a_database_that_is_closed_says_so(tmp_path: Path) -> None:
     """Before the start and after the stop there is no store, which is no programming error."""
     database = await fresh_database(tmp_path / "engine.sqlite")
