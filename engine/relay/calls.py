@@ -567,11 +567,14 @@ class Calls:
 
     async def get(self, call_id: int) -> CallWithResults:
         """Read a call of either side. Raises ``NotFoundHere``."""
-        async with self._database.reading() as tx:
+
+        async def read(tx: Tx) -> CallWithResults:
             call = await calls.by_id(tx, call_id)
             if call is None:
                 raise NotFoundHere(f"there is no call {call_id}; `ocpi-engine calls` lists them")
             return CallWithResults(call, (await calls.results(tx, [call_id])).get(call_id, ()))
+
+        return await self._database.read(read)
 
     async def page(
         self,

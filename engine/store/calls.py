@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from engine.protocol.calls import CallState, Delivery, Meaning
@@ -95,7 +95,37 @@ class Owed:
 _CALL = select(
     *(platforms.c.identity if field.name == "platform" else calls.c[field.name] for field in fields(StoredCall))
 ).join_from(calls, platforms, platforms.c.id == calls.c.platform_id)
+_BY_ID = _CALL.where(calls.c.id == bindparam("wanted"))
+_LOCK_BY_ID = _BY_ID.with_for_update(of=calls)
 _RESULT = select(*(call_results.c[field.name] for field in fields(StoredResult)))
+_EARLIER = call_results.alias("earlier")
+_OWED = (  # built once, as those above: building one takes longer than running it
+    select(
+        call_results.c.id,
+        calls.c.id,
+        calls.c.receiver,
+        calls.c.sender,
+        calls.c.callback_id,
+        calls.c.correlation_id,
+        call_results.c.body,
+        call_results.c.at,
+        call_results.c.due_at,
+        call_results.c.attempts,
+    )
+    .join_from(call_results, calls, calls.c.id == call_results.c.call_id)
+    .where(
+        call_results.c.platform_id == bindparam("to"),
+        call_results.c.due_at.is_not(None),
+        ~exists().where(
+            _EARLIER.c.call_id == call_results.c.call_id,
+            _EARLIER.c.id < call_results.c.id,
+            _EARLIER.c.due_at.is_not(None),
+        ),
+        call_results.c.call_id.not_in(bindparam("but", expanding=True)),
+    )
+    .order_by(call_results.c.due_at, call_results.c.id)
+    .limit(bindparam("at_most"))
+)
 
 
 def _call(row: Any) -> StoredCall:
@@ -131,7 +161,8 @@ def _changed(tx: Tx, call_id: int) -> None:
 
 async def by_id(tx: Tx, call_id: int, *, lock: bool = False) -> StoredCall | None:
     """Read a call; ``lock`` keeps others from changing it until this transaction ends."""
-    return await _one(tx, calls.c.id == call_id, lock=lock)
+    row = (await tx.execute(_LOCK_BY_ID if lock else _BY_ID, {"wanted": call_id})).first()
+    return None if row is None else _call(row)
 
 
 async def by_ids(tx: Tx, call_ids: Collection[int]) -> list[StoredCall]:
@@ -313,32 +344,8 @@ async def platforms_owed(tx: Tx) -> dict[int, float]:
 
 async def owed_to(tx: Tx, platform_id: int, *, but: Collection[int], limit: int) -> list[Owed]:
     """Read callbacks for a platform, the next due first, of each call the first one only; ``but``: not of these."""
-    earlier = call_results.alias("earlier")
-    waits_behind = exists().where(
-        earlier.c.call_id == call_results.c.call_id,
-        earlier.c.id < call_results.c.id,
-        earlier.c.due_at.is_not(None),
-    )
-    statement = (
-        select(
-            call_results.c.id,
-            calls.c.id,
-            calls.c.receiver,
-            calls.c.sender,
-            calls.c.callback_id,
-            calls.c.correlation_id,
-            call_results.c.body,
-            call_results.c.at,
-            call_results.c.due_at,
-            call_results.c.attempts,
-        )
-        .join_from(call_results, calls, calls.c.id == call_results.c.call_id)
-        .where(call_results.c.platform_id == platform_id, call_results.c.due_at.is_not(None), ~waits_behind)
-        .where(call_results.c.call_id.not_in(but))
-        .order_by(call_results.c.due_at, call_results.c.id)
-        .limit(limit)
-    )
-    return [Owed(*row) for row in await tx.execute(statement)]
+    rows = await tx.execute(_OWED, {"to": platform_id, "but": list(but), "at_most": limit})
+    return [Owed(*row) for row in rows]
 
 
 async def give_up(tx: Tx, platform_id: int, *, now: float, why: str) -> None:
