@@ -127,6 +127,7 @@ def _fork() -> list[int]:
                     os.kill(pid, signal.SIGKILL)
                 sys.exit()
             if (pid := os.fork()) == 0:
+                os.setsid()  # Linux shares the CPU out to sessions: else all engines of all tests have one share
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 signal.signal(signal.SIGINT, signal.default_int_handler)
