@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -109,10 +108,8 @@ async def test_an_authorization_by_webhook(tmp_path: Path):
             await asyncio.Event().wait()
 
         hook.behave = silent
-        began = time.monotonic()
         unanswered = await ask(cpo, emsp, "tokens/authorize")
         assert (unanswered["state"], unanswered["status_code"]) == ("refused", 3000)
-        assert time.monotonic() - began < 2.0, "the time-out that we announce"
 
 
 async def test_who_follows_takes_calls_and_concludes_them(tmp_path: Path):
