@@ -11,11 +11,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import and_, bindparam, delete, exists, func, insert, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from engine.protocol.calls import CallState, Delivery, Meaning
 from engine.store import events
-from engine.store.database import Kind, Tx
+from engine.store.database import Kind, Tx, insert_into
 from engine.store.tables import call_results, calls, platforms
 
 
@@ -145,8 +144,9 @@ def _result(row: Any) -> StoredResult:
 
 async def add(tx: Tx, **values: Any) -> int | None:
     """Store a call; None if its request or its callback id is known already (``repeated`` finds that one)."""
-    dialect = postgresql if tx.connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(calls).values(**values).on_conflict_do_nothing().returning(calls.c.id)
+    statement = (
+        insert_into(calls, tx.connection.dialect.name).values(**values).on_conflict_do_nothing().returning(calls.c.id)
+    )
     call_id: int | None = (await tx.execute(statement)).scalar_one_or_none()
     if call_id is not None:
         _changed(tx, call_id)

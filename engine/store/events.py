@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from engine.protocol.objects import VERSION_EPOCH_S
-from engine.store.database import Kind, Segment, Tx
+from engine.store.database import Kind, Segment, Tx, insert_into
 from engine.store.objects import EVENTS, take_numbers
 from engine.store.tables import events
 
@@ -42,7 +41,7 @@ async def _number(tx: Tx) -> None:
 
 
 def _store(dialect: str) -> Any:
-    statement: Any = postgresql.insert(events) if dialect == "postgresql" else sqlite.insert(events)
+    statement = insert_into(events, dialect)
     return statement.on_conflict_do_update(
         index_elements=["kind", "key"],
         set_={"seq": statement.excluded.seq},

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import bindparam, case, delete, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from engine.store.database import Kind, Tx
+from engine.store.database import Kind, Tx, insert_into
 from engine.store.objects import View, left_out
 from engine.store.tables import exceptions, objects
 
@@ -132,7 +131,7 @@ async def any_rows(tx: Tx, subscription_id: int) -> bool:
 
 
 def _upsert(dialect: str) -> Any:
-    statement: Any = postgresql.insert(exceptions) if dialect == "postgresql" else sqlite.insert(exceptions)
+    statement = insert_into(exceptions, dialect)
     new = statement.excluded
     kept = ("object_id", "version", "attempts", "due_at", "first_failed_at", "last_error", "rejected")
     return statement.on_conflict_do_update(
@@ -198,7 +197,7 @@ async def ask_again(
         return
     tx.touch(Kind.OUTBOUND, subscription_id)
     dialect = tx.connection.dialect.name
-    statement: Any = postgresql.insert(exceptions) if dialect == "postgresql" else sqlite.insert(exceptions)
+    statement = insert_into(exceptions, dialect)
     statement = statement.on_conflict_do_update(
         index_elements=["subscription_id", "issuer", "object_key"],
         # A refused version that is asked for again is owed again.

@@ -11,12 +11,11 @@ from itertools import groupby
 from typing import Any, Final
 
 from sqlalchemy import BigInteger, ColumnElement, Integer, and_, bindparam, func, insert, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from engine.protocol.ids import ObjectKey, PartyId
 from engine.protocol.objects import REISSUE_LEAD_S, VERSION_EPOCH_S
 from engine.protocol.subscriptions import TAKES_UPDATES
-from engine.store.database import Pointer, Segment, Tx
+from engine.store.database import Pointer, Segment, Tx, insert_into
 from engine.store.tables import inbound, logs, objects, platforms
 
 ISSUED_HERE: Final = 0
@@ -197,7 +196,7 @@ async def highest(tx: Tx) -> int:
 
 def _begin_log(dialect: str) -> Any:
     """Build the statement that begins a log, or goes on with it if another process has begun it meanwhile."""
-    statement: Any = postgresql.insert(logs) if dialect == "postgresql" else sqlite.insert(logs)
+    statement = insert_into(logs, dialect)
     count = bindparam("count", type_=BigInteger)
     return (
         statement.values(name=bindparam("log"), last_seq=bindparam("first", type_=BigInteger) + count)
@@ -290,7 +289,7 @@ async def all_issued(tx: Tx, module: str, issuer: str, *, after: int, limit: int
 
 def _upsert(dialect: str, *, received: bool) -> Any:
     """Build the statement that stores a change; for received ones the version comparison is part of the write."""
-    statement: Any = postgresql.insert(objects) if dialect == "postgresql" else sqlite.insert(objects)
+    statement = insert_into(objects, dialect)
     new = statement.excluded
     newer = (new.version > objects.c.version) | (new.life != objects.c.life) if received else new.seq > objects.c.seq
     kept = ("object_id", "version", "life", "seq", "audience", "concluded_at", "stored_at", "payload")

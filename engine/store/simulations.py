@@ -3,9 +3,8 @@
 from typing import Any, Final
 
 from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
 
-from engine.store.database import Tx
+from engine.store.database import Tx, insert_into
 from engine.store.tables import simulations
 
 
@@ -23,7 +22,7 @@ async def save(tx: Tx, party: str, kept: bytes) -> None:
 
 
 def _save(dialect: str) -> Any:
-    statement: Any = postgresql.insert(simulations) if dialect == "postgresql" else sqlite.insert(simulations)
+    statement = insert_into(simulations, dialect)
     return statement.on_conflict_do_update(index_elements=["party"], set_={"kept": statement.excluded.kept})
 
 

@@ -5,7 +5,7 @@ an outbound one is its fence: whoever changes it, or what it may see, raises it,
 conditional on the epoch that the owner read.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -182,12 +182,18 @@ async def with_notice(tx: Tx) -> list[OutboundSubscription]:
     return await _outbounds(tx, _OUTBOUND.where(outbound.c.notice_due_at.is_not(None)).order_by(outbound.c.id))
 
 
+def _changed(tx: Tx, kind: Kind, subscription_id: int, values: Mapping[str, Any]) -> None:
+    """Let other processes know of a subscription with these new values, and whoever follows if it is for them."""
+    tx.touch(kind, subscription_id)
+    if values.keys() & _TOLD:
+        events.note(tx, kind, subscription_id)
+
+
 async def add_outbound(tx: Tx, **values: Any) -> int:
     """Store a new partner's subscription and return its id."""
     result = await tx.execute(outbound.insert().values(**values).returning(outbound.c.id))
     subscription_id = int(result.scalar_one())
-    tx.touch(Kind.OUTBOUND, subscription_id)
-    events.note(tx, Kind.OUTBOUND, subscription_id)
+    _changed(tx, Kind.OUTBOUND, subscription_id, values)
     return subscription_id
 
 
@@ -203,9 +209,7 @@ async def change_outbound(tx: Tx, subscription: OutboundSubscription, **values: 
     )
     if not result.rowcount:
         raise Fenced
-    tx.touch(Kind.OUTBOUND, subscription.id)
-    if values.keys() & _TOLD:
-        events.note(tx, Kind.OUTBOUND, subscription.id)
+    _changed(tx, Kind.OUTBOUND, subscription.id, values)
 
 
 async def save_progress(tx: Tx, subscription_id: int, epoch: int, **values: Any) -> None:
@@ -263,8 +267,7 @@ async def add_inbound(tx: Tx, **values: Any) -> int:
     """Store a new subscription of ours and return its id."""
     result = await tx.execute(inbound.insert().values(**values).returning(inbound.c.id))
     subscription_id = int(result.scalar_one())
-    tx.touch(Kind.INBOUND, subscription_id)
-    events.note(tx, Kind.INBOUND, subscription_id)
+    _changed(tx, Kind.INBOUND, subscription_id, values)
     return subscription_id
 
 
@@ -284,6 +287,4 @@ async def change_inbound(tx: Tx, subscription: InboundSubscription, **values: An
     )
     if not result.rowcount:
         raise Fenced
-    tx.touch(Kind.INBOUND, subscription.id)
-    if values.keys() & _TOLD:
-        events.note(tx, Kind.INBOUND, subscription.id)
+    _changed(tx, Kind.INBOUND, subscription.id, values)
