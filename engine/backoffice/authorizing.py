@@ -23,7 +23,7 @@ from engine.protocol.ids import ObjectKey, PartyId, object_key
 from engine.protocol.modules.shared_types import TokenType
 from engine.protocol.modules.tokens import MODULE, AllowedType
 from engine.protocol.scalars import moment
-from engine.relay.calls import Answered, IncomingCall
+from engine.relay.offices import Answered, IncomingCall
 from engine.store import objects
 from engine.store.database import Database
 from engine.store.objects import Issued

@@ -2,11 +2,11 @@
 
 from engine.protocol.calls import operation
 from engine.protocol.errors import ClientError
-from engine.relay.calls import Accepted, Answered, IncomingCall, Reply
+from engine.relay.offices import Accepted, Answered, IncomingCall, Reply
 
 
 class Following:
-    """The `relay.calls.BackOffice` of parties whose systems listen."""
+    """The `relay.offices.BackOffice` of parties whose systems listen."""
 
     async def take(self, call: IncomingCall) -> Reply:
         """Accept what may be concluded later; what is only told is heard by who follows.

@@ -21,9 +21,10 @@ import httpx
 import msgspec
 
 from engine.clock import Clock, ocpi_time
+from engine.protocol.calls import present
 from engine.protocol.modules.bodies import ImmediateResponseToAsyncRequest
 from engine.refusals import NotAccepted
-from engine.relay.calls import Accepted, Answered, Declined, IncomingCall, RefusedAtOnce, Reply, WrongReply
+from engine.relay.offices import Accepted, Answered, Declined, IncomingCall, RefusedAtOnce, Reply, WrongReply
 
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - the same for everybody
 SECRET_BYTES_MIN: Final = 24  # of Standard Webhooks; shorter ones can be guessed
@@ -89,7 +90,7 @@ def signature(secret: bytes, message_id: str, sent_at: int, body: bytes) -> str:
 
 
 class Webhook:
-    """The `relay.calls.BackOffice` of parties whose systems have a URL. A Service."""
+    """The `relay.offices.BackOffice` of parties whose systems have a URL. A Service."""
 
     def __init__(
         self,
@@ -142,14 +143,14 @@ class Webhook:
 
     async def _later(self, call: IncomingCall, read: _Answer) -> Reply:
         """Read what was said of a call that may be concluded later."""
-        data = _bytes(read.data)
+        data = present(read.data)
         if read.result_type is not None and (read.answer, read.status_code, data) == (None, None, None):
             try:
                 await self._conclude(
                     call.id,
                     read.result_type,
-                    payload=_bytes(read.payload),
-                    error=_bytes(read.error),
+                    payload=present(read.payload),
+                    error=present(read.error),
                     message=read.message or None,
                 )
             except NotAccepted as error:
@@ -213,15 +214,9 @@ def _written(call: IncomingCall, now: float) -> bytes:
 
 def _at_once(read: _Answer) -> Reply:
     """Read the answer to a synchronous call."""
-    if (read.answer, read.result_type, _bytes(read.payload), _bytes(read.error)) != (None, None, None, None):
+    if (read.answer, read.result_type, present(read.payload), present(read.error)) != (None, None, None, None):
         raise NoAnswer('the webhook answers such a call with {"data": …} or {"status_code": …, "message": …}')
-    data = _bytes(read.data)
+    data = present(read.data)
     if read.status_code is None:
         return Answered(data)
     return Declined(read.status_code, read.message, None if data is None else msgspec.json.decode(data))
-
-
-def _bytes(raw: msgspec.Raw) -> bytes | None:
-    """Return a JSON text's own bytes; what is absent or null is None."""
-    text = bytes(raw)
-    return None if text in (b"", b"null") else text

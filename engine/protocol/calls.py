@@ -334,7 +334,7 @@ def read_result(body: bytes) -> AsyncResult:
     _refuse(problems(AsyncResponse, body))
     wire = msgspec.json.decode(body, type=_AsyncResponseWire)
     result_type = msgspec.json.decode(bytes(wire.result_type), type=AsyncResultType)
-    return AsyncResult(result_type=result_type, error=_present(wire.error), payload=_present(wire.payload))
+    return AsyncResult(result_type=result_type, error=present(wire.error), payload=present(wire.payload))
 
 
 def check_result(call: Call, state: CallState, result: AsyncResult) -> tuple[Problem, ...]:
@@ -374,8 +374,8 @@ def _wrong_failure(call: Call, result: AsyncResult) -> Iterator[Problem]:
         yield Problem("/error", "nothing", f"a {call.error.__name__}, since the result is REJECTED")
 
 
-def _present(value: msgspec.Raw) -> bytes | None:
-    """Return a value's bytes; ``null`` counts as left out (W21)."""
+def present(value: msgspec.Raw) -> bytes | None:
+    """Return the bytes of a value that was read into a ``Raw``; ``null`` counts as left out (W21)."""
     text = bytes(value)
     return None if text in (b"", b"null") else text
 

@@ -127,7 +127,7 @@ class Asking:
         if call_id is None:
             raise Refused("a random number came twice: ask again")
         faults.passing("call.asked")
-        self._hearing.tell(call_id)
+        self._hearing.on_deadline(now + within_s)
         response_url = self._settings.platform.base_url + party_path(receiver, sender, ASYNC_RESPONSES, callback or "")
         body = request_body(asked.call, payload, callback, response_url=response_url)
         path = party_path(sender, receiver, asked.module.id, asked.call.operation)

@@ -1,4 +1,4 @@
-"""Calls that partners ask of parties of ours, and the port to the systems that carry them out (UC 04.01, 04.03).
+"""Calls that partners ask of parties of ours, whose systems carry them out (UC 04.01, 04.03).
 
 ::
 
@@ -18,7 +18,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final
 
 import msgspec
 
@@ -38,7 +38,6 @@ from engine.protocol.calls import (
     check_result,
     judge,
     operation,
-    problems,
     read_request,
     result_body,
 )
@@ -58,6 +57,19 @@ from engine.refusals import NotAccepted, NotFoundHere, Refused
 from engine.registration.directory import Directory
 from engine.registration.errands import Errands, pause_s
 from engine.relay.hearing import Hearing
+from engine.relay.offices import (
+    Accepted,
+    Answered,
+    BackOffice,
+    Declined,
+    IncomingCall,
+    RefusedAtOnce,
+    Reply,
+    WrongReply,
+    as_result,
+    check_reply,
+    message_of,
+)
 from engine.settings import Settings
 from engine.store import calls
 from engine.store.calls import StoredCall, StoredResult
@@ -74,71 +86,6 @@ HAND_OVERS_AT_ONCE: Final = 100  # read at a time; the rest is due later, and re
 HAND_OVER_PAUSE_MAX_S: Final = 60.0  # a call waits two minutes for its result, unless set otherwise
 
 
-# -- the port -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class IncomingCall:
-    """A call for a party of ours. ``payload`` is the JSON text of the parameters, as it came, and as its table has it.
-
-    ``deadline``: seconds since the epoch; later the partner was told that there is no answer, or TIMEOUT.
-    """
-
-    id: int
-    platform: str
-    asker: PartyId
-    receiver: PartyId
-    module: str
-    operation: str
-    asynchronous: bool
-    payload: bytes
-    deadline: float
-    correlation_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The answer to a synchronous call; ``data`` is the JSON text of its result, None where it has none."""
-
-    data: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Declined:
-    """An answer with another status code than success, by the use case of the operation (R.04.01.07)."""
-
-    status_code: int
-    message: str
-    data: object = None
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """An asynchronous call is carried out; its result comes by ``Calls.conclude``."""
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedAtOnce:
-    """An asynchronous call is refused for what no error of its table can say (B32): REJECTED or NOT_SUPPORTED."""
-
-    how: ImmediateResponseToAsyncRequest
-    message: str = ""
-
-
-Reply: TypeAlias = Answered | Declined | Accepted | RefusedAtOnce
-
-
-class BackOffice(Protocol):
-    """The systems of a party of ours, or what stands for them."""
-
-    async def take(self, call: IncomingCall) -> Reply:
-        """Answer a call at once.
-
-        Cancelled when the partner cannot be kept waiting any longer. Whatever it raises counts as no answer.
-        """
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Taken:
     """What a partner hears."""
@@ -153,13 +100,6 @@ class CallWithResults:
 
     call: StoredCall
     results: Sequence[StoredResult]
-
-
-class WrongReply(Exception):
-    """A back office's reply is not one that the operation has."""
-
-
-# -- calls --------------------------------------------------------------------------------------------------
 
 
 class Calls:
@@ -293,7 +233,7 @@ class Calls:
             call = before  # nobody works on it any more: a crash came between
         if call is None or office is None:
             raise CallFailed(f"{receiver} has not answered this request")
-        self._hearing.tell(call.id)
+        self._hearing.on_deadline(call.deadline_at or 0.0)
         return await self._hand_over_first(call, asked, office)
 
     async def _keep(self, values: Mapping[str, Any], *, offered: bool) -> tuple[StoredCall | None, StoredCall | None]:
@@ -408,7 +348,7 @@ class Calls:
                 "http_status": answer.http_status,
                 "status_code": status_code,
                 "answer": answer.body,
-                "message": _words(reply),
+                "message": message_of(reply),
             }
             if reply is None and asked.call.asynchronous:
                 values |= self._again(call, why)
@@ -483,7 +423,7 @@ class Calls:
         elif isinstance(reply, Accepted):
             await self._change(call_id, hand_over_at=None, hand_over_error=None)
         else:
-            await self._conclude(call_id, _as_result(reply), note=_words(reply), checked=False)
+            await self._conclude(call_id, as_result(reply), note=message_of(reply), checked=False)
 
     async def _change(self, call_id: int, **values: object) -> None:
         async with self._database.transaction() as tx:
@@ -620,51 +560,6 @@ async def owe_result(
     if call.ended_at is None:
         values["ended_at"] = now
     await calls.change(tx, call.id, **values)
-
-
-def check_reply(asked: Operation, reply: Reply) -> None:
-    """Refuse a reply that the operation does not have. Raises ``WrongReply`` that says what is wrong."""
-    match reply:
-        case Declined(status_code):
-            if status_code == SUCCESS:
-                raise WrongReply("status code 1000 is a success, and declines nothing")
-        case Answered(data):
-            if asked.call.asynchronous:
-                raise WrongReply(f"{asked.name} is asynchronous: accept it, and conclude it later")
-            _check_data(asked, data)
-        case Accepted() | RefusedAtOnce():
-            if not asked.call.asynchronous:
-                raise WrongReply(f"{asked.name} is synchronous: answer it at once")
-            if reply == RefusedAtOnce(ImmediateResponseToAsyncRequest.ACCEPTED):
-                raise WrongReply("ACCEPTED refuses nothing")
-        case _:
-            raise WrongReply(f"{reply!r} is no reply")
-
-
-def _check_data(asked: Operation, data: bytes | None) -> None:
-    if asked.call.result is None:
-        if data is not None:
-            raise WrongReply(f"{asked.name} has no data in its answer")
-        return
-    wrong = problems(asked.call.result, data or b"null")
-    if wrong:
-        raise WrongReply(f"not a {asked.call.result.__name__}: " + "; ".join(map(str, wrong)))
-
-
-def _as_result(reply: Answered | Declined | RefusedAtOnce) -> AsyncResult:
-    """Turn a reply that comes too late to be the answer into a result."""
-    kind = AsyncResultType.FAILED
-    if isinstance(reply, RefusedAtOnce):
-        refused = reply.how is ImmediateResponseToAsyncRequest.REJECTED
-        kind = AsyncResultType.REJECTED if refused else AsyncResultType.NOT_SUPPORTED
-    return AsyncResult(result_type=kind)
-
-
-def _words(reply: Reply | None) -> str | None:
-    match reply:
-        case Declined(_, message) | RefusedAtOnce(_, message):
-            return message or None
-    return None
 
 
 def _text(words: str) -> bytes:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -48,13 +49,13 @@ class Deadlines:
         self._clock = clock
         self._settings = settings
         self._changed = asyncio.Event()
-        self._next_at = 0.0
+        self._looks_at = math.inf  # when it looks by itself; while it looks, whatever is new makes it look again
         self._forget_at = 0.0
         self._watching = Background("call deadlines", self._watch, expected=(StoreUnavailable,))
 
     async def start(self) -> None:
         """Begin with what became overdue meanwhile."""
-        self._hearing.on_change.append(self._changed.set)
+        self._hearing.on_deadline = self._heard
         self._membership.on_gone.append(self._changed.set)
         await self._watching.start()
 
@@ -62,14 +63,21 @@ class Deadlines:
         """End nothing more."""
         await self._watching.stop()
 
+    def _heard(self, deadline: float) -> None:
+        """Look again for a deadline that comes before that."""
+        if deadline < self._looks_at:
+            self._changed.set()
+
     async def _watch(self) -> None:
         while True:
             self._changed.clear()
+            self._looks_at = math.inf
             if not await self._membership.leads_or_waits(WORK, self._changed):
                 continue
             wait_s = await self._end_overdue()
             if self._clock.now() >= self._forget_at:
                 await self._forget()
+            self._looks_at = self._clock.now() + wait_s
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._changed.wait()

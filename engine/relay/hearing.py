@@ -16,8 +16,8 @@ class Hearing:
     def __init__(self) -> None:
         """Begin without anybody who listens."""
         self._listening: dict[int, set[asyncio.Event]] = {}
-        self.on_change: list[Callable[[], None]] = []
-        """Hear that something changed, whatever it was."""
+        self.on_deadline: Callable[[float], None] = lambda _at: None
+        """Hears of the deadline of a call that is new; 0.0: another process has changed some, and it may be any."""
 
     def tell_after(self, tx: Tx, call_id: int) -> None:
         """Tell of a call's change once it is stored."""
@@ -27,18 +27,12 @@ class Hearing:
         """Tell of a call's change."""
         for event in self._listening.get(call_id, ()):
             event.set()
-        self._tell_all()
 
     async def changed_elsewhere(self, call_ids: frozenset[int]) -> None:
         """Tell of what other processes changed; without ids, whatever it may have been."""
         for call_id in call_ids or frozenset(self._listening):
-            for event in self._listening.get(call_id, ()):
-                event.set()
-        self._tell_all()
-
-    def _tell_all(self) -> None:
-        for hear in self.on_change:
-            hear()
+            self.tell(call_id)
+        self.on_deadline(0.0)
 
     async def until(self, call_id: int, read: Callable[[], Awaitable[T | None]], *, within_s: float) -> T | None:
         """Read now and after each change, until there is something or the time is over."""

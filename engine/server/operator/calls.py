@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from engine.clock import ocpi_time
-from engine.protocol.calls import read_result
+from engine.protocol.calls import present, read_result
 from engine.protocol.json_text import DuplicateKeys, MalformedJson, check_object
 from engine.refusals import NotFoundHere
 from engine.relay.calls import CallWithResults
@@ -119,8 +119,8 @@ async def conclude_call(request: Request, caller: AnyCaller, engine: Engine, cal
     await engine.calls.conclude(
         call_id,
         order.result_type,
-        payload=_present(values.payload),
-        error=_present(values.error),
+        payload=present(values.payload),
+        error=present(values.error),
         message=order.message,
     )
     return _json(shown(await engine.calls.get(call_id)))
@@ -143,11 +143,6 @@ def _read(body: bytes, model: type[T]) -> T:
         return model.model_validate_json(body)
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from error
-
-
-def _present(value: msgspec.Raw) -> bytes | None:
-    text = bytes(value)
-    return None if text in (b"", b"null") else text
 
 
 # -- showing ----------------------------------------------------------------------------------------------------
