@@ -19,7 +19,7 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from brokers.base import Broker
 from brokers.embedded import EmbeddedBroker
@@ -30,7 +30,6 @@ from engine import logs
 from engine.backoffice.authorizing import Authorizing
 from engine.backoffice.following import Following
 from engine.backoffice.simulation import Simulations
-from engine.backoffice.webhook import Webhook, read_secret
 from engine.clock import Clock, SystemClock
 from engine.lifecycle import Service
 from engine.peers.calls import CallRequests
@@ -71,6 +70,9 @@ from engine.store.database import Database, Kind, Tx
 from engine.store.membership import Membership
 from engine.store.migrating import migrate
 from engine.store.signals import Signals
+
+if TYPE_CHECKING:
+    from engine.backoffice.webhook import Webhook
 
 _log = logging.getLogger(__name__)
 
@@ -388,7 +390,7 @@ class Engine:
         self._held.close()
 
 
-def _webhook(settings: Settings, folder: PlatformFolder, calls: Calls, clock: Clock) -> Webhook | None:
+def _webhook(settings: Settings, folder: PlatformFolder, calls: Calls, clock: Clock) -> "Webhook | None":
     """Build the webhook, if the settings have one.
 
     Raises ``BadSettings`` for a secret that cannot be used.
@@ -396,6 +398,9 @@ def _webhook(settings: Settings, folder: PlatformFolder, calls: Calls, clock: Cl
     wanted = settings.backoffice
     if wanted.kind != "webhook":
         return None
+    # Loaded by those who use it: its HTTP client takes 4 MB.
+    from engine.backoffice.webhook import Webhook, read_secret  # noqa: PLC0415
+
     try:
         text = folder.secret(wanted.webhook_secret_file, "[backoffice] webhook_secret_file") or ""
         secrets = [read_secret(line) for line in text.split()]

@@ -40,7 +40,7 @@ from engine.backoffice.simulated import (
     SimulatedCpo,
 )
 from engine.clock import Clock
-from engine.lifecycle import Background
+from engine.lifecycle import RESTART_PAUSE_S, Background
 from engine.protocol.calls import CallState
 from engine.protocol.ids import ModuleId, PartyId
 from engine.protocol.modules.bodies import ImmediateResponseToAsyncRequest
@@ -53,7 +53,8 @@ from engine.refusals import NotAccepted, NotFoundHere, Refused
 from engine.registration.directory import Directory
 from engine.registration.folder import InUse
 from engine.relay.asking import Asking
-from engine.relay.calls import Accepted, Answered, Calls, Declined, IncomingCall, RefusedAtOnce, Reply, WrongReply
+from engine.relay.calls import Calls
+from engine.relay.offices import Accepted, Answered, Declined, IncomingCall, RefusedAtOnce, Reply, WrongReply
 from engine.replication.issuing import Publication
 from engine.replication.publishing import Publishing
 from engine.store import objects, simulations
@@ -66,7 +67,6 @@ T = TypeVar("T")
 
 PLUG_IN_AFTER_S: Final = 3.0  # a driver who has started a session by telephone stands beside the car
 LEAVE_AFTER_S: Final = 20.0  # and takes the cable out soon after it is over
-TRY_AGAIN_S: Final = 1.0  # what could not be done, because the database did not answer
 IDLE_S: Final = 3600.0  # with nothing to come it is looked at this often
 TOKENS_TOGETHER: Final = 200  # read in one go
 ALONE_WITHIN_LEASES: Final = 2.0  # after a process that was killed its claim is void, at the latest
@@ -86,7 +86,7 @@ _EFFECTS: Final[Mapping[str, type[Ask | Conclude | Publish]]] = {
 
 
 class Simulation:
-    """Plays one party of ours: the `relay.calls.BackOffice` of a CPO that is made up. A Service."""
+    """Plays one party of ours: the `relay.offices.BackOffice` of a CPO that is made up. A Service."""
 
     def __init__(
         self,
@@ -111,6 +111,7 @@ class Simulation:
         self._drivers = drivers
         self._pace = faster(Pace(), speed)
         self._cpo: SimulatedCpo | None = None
+        self._written = b""  # its state as it was written down last
         self._lock = asyncio.Lock()
         self._wanted: deque[Effect] = deque()
         self._waits = asyncio.Event()  # something is wanted
@@ -132,7 +133,8 @@ class Simulation:
             await self._keep(effects)
         else:
             read = msgspec.json.decode(kept, type=_Kept)
-            self._cpo = SimulatedCpo.load(bytes(read.state), pace=self._pace)
+            self._written = bytes(read.state)
+            self._cpo = SimulatedCpo.load(self._written, pace=self._pace)
             self._want([_read_effect(kind, fields) for kind, fields in read.effects])
             _, charging, idle = _cables(self._cpo)
             self._used = charging | idle
@@ -247,7 +249,7 @@ class Simulation:
     async def _let(self, happen: Callable[[SimulatedCpo, float], Sequence[Effect]]) -> Sequence[Effect]:
         """Let something happen now, write down what comes of it, and have it done."""
         async with self._lock:
-            before, impossible = self._running.dump(), None
+            impossible = None
             try:
                 try:
                     effects = happen(self._running, self._clock.now())
@@ -255,7 +257,7 @@ class Simulation:
                     effects, impossible = no.effects, no
                 await self._keep(effects)
             except BaseException:  # what was not written down has not happened
-                self._cpo = SimulatedCpo.load(before, pace=self._pace)
+                self._cpo = SimulatedCpo.load(self._written, pace=self._pace)
                 raise
         self._changed.set()
         if impossible is not None:
@@ -266,9 +268,11 @@ class Simulation:
         """Write down what it remembers, and what it wants; only then anything of it is done."""
         wanted = [effect for effect in effects if isinstance(effect, Ask | Conclude | Publish)]
         pending = [(type(effect).__name__, msgspec.to_builtins(effect)) for effect in (*self._wanted, *wanted)]
-        kept = msgspec.json.encode(_Kept(msgspec.Raw(self._running.dump()), pending))
+        dumped = self._running.dump()
+        kept = msgspec.json.encode(_Kept(msgspec.Raw(dumped), pending))
         async with self._database.transaction() as tx:
             await simulations.save(tx, self._party, kept)
+        self._written = dumped
         self._want(wanted)
 
     def _want(self, effects: Sequence[Effect]) -> None:
@@ -318,7 +322,7 @@ class Simulation:
                 try:
                     await self._do(self._wanted[0])
                 except StoreUnavailable:
-                    await asyncio.sleep(TRY_AGAIN_S)
+                    await asyncio.sleep(RESTART_PAUSE_S)
                     continue
                 except (Refused, NotAccepted) as refused:
                     _log.warning("the simulated CPO is refused: %s", refused, extra={"action": "simulation_refused"})
