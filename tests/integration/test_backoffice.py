@@ -12,10 +12,8 @@ from standardwebhooks import Webhook as Verifier
 
 from engine.app import Engine
 from engine.settings import BadSettings
-from tests.integration.test_calls import UNLOCK, ask, ended, pair
-from tests.integration.test_event_stream import following
-from tests.support.local_api import new_platform
-from tests.support.offices import InProcess
+from tests.support.local_api import following, new_platform
+from tests.support.offices import UNLOCK, InProcess, ask, ended, pair
 from tests.support.webhook import Hook, answer, webhook
 
 SECRET = f"whsec_{base64.b64encode(bytes(range(24))).decode()}"
@@ -117,14 +115,14 @@ async def test_who_follows_takes_calls_and_concludes_them(tmp_path: Path):
     async with pair(tmp_path, BACKOFFICE__KIND="stream") as (cpo, emsp), cpo.api() as at_cpo, emsp.api() as at_emsp:
         async with following(at_cpo, "?kind=call") as stream, following(at_emsp, "?kind=call") as asker:
             shown = await ask(emsp, cpo, UNLOCK)
-            kind, call = await stream.next()
+            kind, _, call = await stream.next()
             while call["state"] != "accepted":
-                kind, call = await stream.next()
+                kind, _, call = await stream.next()
             assert (kind, call["sender"], call["operation"]) == ("call", "NLEMS", "unlock-connector")
             cursor = asker.cursor
         await cpo.asked("POST", f"/calls/{call['id']}/result", {"result_type": "SUCCESS"})
         async with following(at_emsp, "?kind=call", cursor=cursor) as asker:
-            while (told := (await asker.next())[1])["open"]:
+            while (told := (await asker.next())[2])["open"]:
                 pass
     assert (told["id"], told["state"]) == (shown["id"], "succeeded")
 
@@ -136,7 +134,7 @@ async def test_what_is_only_told_is_taken_and_what_nobody_answers_is_refused(tmp
         async with following(api, "?kind=call") as stream:
             told = await ask(cpo, emsp, "sessions/send-driver-message")
             assert (told["state"], told["status_code"]) == ("succeeded", 1000)
-            _, call = await stream.next()
+            _, _, call = await stream.next()
             assert call["payload"]["messages"]
         refused = await ask(emsp, cpo, "cdrs/dispute")
     assert (refused["state"], refused["status_code"]) == ("refused", 2000)

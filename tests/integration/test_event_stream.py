@@ -1,18 +1,12 @@
 """The event stream of the local API: everything that changes, in one stream that can be gone on with."""
 
-import asyncio
-import contextlib
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from tests.support.local_api import Running, new_platform, running
-
-EVENTS = "/api/v1/events"
+from tests.support.local_api import EVENTS, Follower, Running, following, new_platform, running
 
 
 @pytest.fixture
@@ -22,28 +16,10 @@ async def platform(tmp_path: Path) -> AsyncIterator[Running]:
         yield running_platform
 
 
-class Stream:
-    """Reads events."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self._lines = response.aiter_lines()
-        self.cursor = ""
-
-    async def next(self) -> tuple[str, dict[str, Any]]:
-        """Return the next event's kind and data, and keep its id."""
-        fields: dict[str, str] = {}
-        async with asyncio.timeout(20):
-            while "data" not in fields:
-                fields.clear()
-                while line := await anext(self._lines):
-                    name, _, value = line.partition(": ")
-                    fields[name] = fields.get(name, "") + value
-        self.cursor = fields["id"]
-        return fields["event"], json.loads(fields["data"])
-
-    async def take(self, count: int) -> list[str]:
-        """Read so many events, in short."""
-        return [_short(*await self.next()) for _ in range(count)]
+async def take(stream: Follower, count: int) -> list[str]:
+    """Read so many events, in short."""
+    told = [await stream.next() for _ in range(count)]
+    return [_short(kind, data) for kind, _, data in told]
 
 
 def _short(kind: str, data: dict[str, Any]) -> str:
@@ -51,29 +27,17 @@ def _short(kind: str, data: dict[str, Any]) -> str:
     return f"{kind} {what}"
 
 
-@contextlib.asynccontextmanager
-async def following(client: httpx.AsyncClient, query: str = "", *, cursor: str = "") -> AsyncIterator[Stream]:
-    """Follow; the stream's own first event has been read."""
-    headers = {"last-event-id": cursor} if cursor else {}
-    async with client.stream("GET", f"{EVENTS}{query}", headers=headers) as response:
-        assert response.status_code == 200
-        stream = Stream(response)
-        kind, data = await stream.next()
-        assert (kind, data) == ("position", {"cursor": stream.cursor})
-        yield stream
-
-
 async def test_all_that_changes_is_told(platform: Running):
     """Subscriptions and received objects of every module, each as its own pages show it."""
     async with following(platform.client) as stream:
         ours = await platform.subscription("BEBEC", "NLEMS", "tariffs")
-        assert await stream.take(1) == [f"subscription in-{ours} live"]
+        assert await take(stream, 1) == [f"subscription in-{ours} live"]
         await platform.receive(ours, "tariffs", "NLEMS", [("T1", b'{"a":0.10}')])
-        kind, data = await stream.next()
+        kind, _, data = await stream.next()
         assert (kind, data["id"], data["receiver"]) == ("object", "T1", "BEBEC")
         async with platform.engine.database.transaction() as tx:
             await platform.engine.consuming.end_platform(tx, 1)
-        assert await stream.take(1) == [f"subscription in-{ours} ended"]
+        assert await take(stream, 1) == [f"subscription in-{ours} ended"]
 
 
 async def test_it_goes_on_after_a_restart(tmp_path: Path):
@@ -83,13 +47,13 @@ async def test_it_goes_on_after_a_restart(tmp_path: Path):
         async with following(before.client) as stream:
             ours = await before.subscription("BEBEC", "NLEMS", "tariffs")
             await before.receive(ours, "tariffs", "NLEMS", [("T1", b"{}"), ("T2", b"{}")])
-            events = await stream.take(2)
+            events = await take(stream, 2)
             cursor = stream.cursor
         for payload in (b'{"a":1}', b'{"a":2}'):
             await before.receive(ours, "tariffs", "NLEMS", [("T3", payload)])
     async with running(folder) as after, following(after.client, cursor=cursor) as stream:
         theirs = await after.subscription("BEABC", "NLEMS", "locations")
-        events += await stream.take(3)
+        events += await take(stream, 3)
 
     assert sorted(events) == sorted(
         [
@@ -110,9 +74,9 @@ async def test_what_is_asked_for_is_told(platform: Running):
         await platform.receive(ours, "locations", "NLEMS", [("L1", b"{}")])
         await platform.subscription("BEABC", "NLEMS", "locations")
         await platform.receive(ours, "tariffs", "NLEMS", [("T1", b"{}")])
-        assert await stream.take(1) == ["object tariffs T1"]
+        assert await take(stream, 1) == ["object tariffs T1"]
     async with following(platform.client, f"?kind=object&after={start}") as stream:
-        assert await stream.take(1) == ["object tariffs T1"]
+        assert await take(stream, 1) == ["object tariffs T1"]
     async with following(platform.client, f"?kind=subscription&after={start}") as stream:
         assert stream.cursor.startswith("events:")
 
@@ -125,10 +89,10 @@ async def test_a_party_hears_what_is_its_own(platform: Running):
         await platform.receive(theirs, "tariffs", "NLEMS", [("T1", b"{}")])
         ours = await platform.subscription("BEBEC", "NLEMS", "tariffs")
         await platform.receive(ours, "tariffs", "NLEMS", [("T2", b"{}")])
-        assert set(await stream.take(2)) == {f"subscription in-{ours} live", "object tariffs T2"}
+        assert set(await take(stream, 2)) == {f"subscription in-{ours} live", "object tariffs T2"}
         assert (await office.get(f"{EVENTS}?party=BEABC")).status_code == 403
     async with following(platform.client, "?party=BEABC&after=events:0") as stream:
-        assert await stream.take(1) == [f"subscription in-{theirs} live"]
+        assert await take(stream, 1) == [f"subscription in-{theirs} live"]
 
 
 @pytest.mark.parametrize(

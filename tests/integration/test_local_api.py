@@ -17,7 +17,7 @@ from engine.server.operator.access import UnsafeTokenFile
 from engine.server.operator.listener import BadListenAddress
 from engine.store.database import StoreUnavailable
 from engine.store.tables import objects, platforms
-from tests.support.local_api import PARTNER, Running, new_platform, running, statuses_are_replaced
+from tests.support.local_api import PARTNER, Follower, Running, new_platform, running, statuses_are_replaced
 
 STATUSES = "/api/v1/parties/BEBEC/objects/evsestatuses"
 AVAILABLE = b'{"status":"AVAILABLE"}'
@@ -561,25 +561,6 @@ async def test_received_objects_are_read_by_where_they_came_from(platform: Runni
 
 
 # follow
-
-
-class Follower:
-    """Reads a stream of server-sent events."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self.response = response
-        self._lines = response.aiter_lines()
-
-    async def next(self) -> tuple[str, str, dict[str, Any]]:
-        """Return the next event: its kind, its id and its data."""
-        fields: dict[str, str] = {}
-        async with asyncio.timeout(20):
-            while "data" not in fields:
-                fields.clear()
-                while line := await anext(self._lines):
-                    name, _, value = line.partition(": ")
-                    fields[name] = fields.get(name, "") + value
-        return fields["event"], fields["id"], json.loads(fields["data"])
 
 
 async def test_changes_are_followed_from_now_on(platform: Running):

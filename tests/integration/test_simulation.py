@@ -15,9 +15,8 @@ from engine.app import Engine
 from engine.clock import ocpi_time
 from engine.registration.folder import InUse
 from engine.settings import Api, PlatformFolder
-from tests.integration.test_calls import pair
 from tests.support.local_api import new_platform, running
-from tests.support.offices import InProcess
+from tests.support.offices import InProcess, pair
 from tests.support.postgresql import new_database
 
 MODULES = ("locations", "evsestatuses", "tariffs", "sessions", "meterreadings", "cdrs")

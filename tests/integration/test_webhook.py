@@ -18,7 +18,7 @@ from engine.protocol.ids import PartyId
 from engine.protocol.modules import Problem
 from engine.protocol.modules.bodies import ImmediateResponseToAsyncRequest
 from engine.refusals import NotAccepted
-from engine.relay.calls import Accepted, Answered, Declined, IncomingCall, RefusedAtOnce, Reply
+from engine.relay.offices import Accepted, Answered, Declined, IncomingCall, RefusedAtOnce, Reply
 from tests.support.webhook import Posted, answer, webhook
 
 OLD, NEW = (f"whsec_{base64.b64encode(bytes([number]) * 24).decode()}" for number in (1, 2))

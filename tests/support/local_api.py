@@ -1,5 +1,7 @@
 """A whole engine in the test's process, and a client of its local API."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -25,6 +27,7 @@ from tests.support.processes import local_api
 IDENTITY = "cpo.example.org"
 PARTIES = ("BEBEC", "BEABC")
 PARTNER = "emsp.example.org"
+EVENTS = "/api/v1/events"
 
 
 class Running:
@@ -132,3 +135,36 @@ def statuses_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     how = Replacement(summary="The old status is ended, and FILE has the new ones.", make=_superseded)
     changed = {one.id: one for one in all_modules()} | {real.id: replace(real, replacement=how)}
     monkeypatch.setattr(publishing, "module", changed.get)
+
+
+class Follower:
+    """Reads a stream of server-sent events."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._lines = response.aiter_lines()
+        self.cursor = ""
+        """Id of the last event: where to go on."""
+
+    async def next(self) -> tuple[str, str, dict[str, Any]]:
+        """Return the next event: its kind, its id and its data."""
+        fields: dict[str, str] = {}
+        async with asyncio.timeout(20):
+            while "data" not in fields:
+                fields.clear()
+                while line := await anext(self._lines):
+                    name, _, value = line.partition(": ")
+                    fields[name] = fields.get(name, "") + value
+        self.cursor = fields["id"]
+        return fields["event"], fields["id"], json.loads(fields["data"])
+
+
+@asynccontextmanager
+async def following(client: httpx.AsyncClient, query: str = "", *, cursor: str = "") -> AsyncIterator[Follower]:
+    """Follow the event stream; its own first event has been read."""
+    headers = {"last-event-id": cursor} if cursor else {}
+    async with client.stream("GET", f"{EVENTS}{query}", headers=headers) as response:
+        assert response.status_code == 200
+        stream = Follower(response)
+        kind, _, data = await stream.next()
+        assert (kind, data) == ("position", {"cursor": stream.cursor})
+        yield stream

@@ -17,7 +17,7 @@ from engine.__main__ import main
 from engine.app import Engine
 from engine.protocol.calls import CallState, operation
 from engine.refusals import Refused
-from engine.relay.calls import Accepted, Answered, IncomingCall, Reply
+from engine.relay.offices import Accepted, Answered, IncomingCall, Reply
 from tests.support import warm
 from tests.support.generated import REPOSITORY
 from tests.support.offices import ERRORS, OPERATIONS, result_of

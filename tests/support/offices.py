@@ -3,18 +3,30 @@
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from engine.app import Engine
 from engine.protocol.ids import PartyId
 from engine.protocol.modules import all_modules
 from engine.protocol.modules.module import Call, Module
-from engine.relay.calls import Accepted, Answered, IncomingCall, Reply
+from engine.relay.offices import Accepted, Answered, IncomingCall, Reply
 from engine.settings import PlatformFolder
 from tests.support.generated import REPOSITORY
-from tests.support.processes import Platform
+from tests.support.processes import Platform, connect
 
+QUICK: Final = {
+    "OCPI_ENGINE_PEERS__REQUEST_TIMEOUT_MS": "2000",
+    "OCPI_ENGINE_PEERS__PARTIES_REFRESH_MIN_S": "0",
+    "OCPI_ENGINE_REPLICATION__PROBE_PAUSE_MAX_S": "0.2",
+    "OCPI_ENGINE_CALLS__HAND_OVER_AGAIN_S": "0.1",
+    "OCPI_ENGINE_CALLS__CALLBACK_AGAIN_S": "0.1",
+    "OCPI_ENGINE_CALLS__CALLBACK_AGAIN_MAX_S": "0.2",
+}
+UNLOCK: Final = "locations/unlock-connector"
+WAIT_S: Final = 20.0
 EXAMPLES: Final = REPOSITORY / "docs" / "modules" / "examples"
 
 OPERATIONS: Final[Mapping[str, tuple[Module, Call]]] = {
@@ -122,3 +134,54 @@ class InProcess(Platform):
             answer = await api.request(method, f"/api/v1{path}", json=order)
         assert answer.status_code == status, answer.text
         return answer.json() if answer.content else None
+
+
+@asynccontextmanager
+async def pair(folder: Path, **settings: str) -> AsyncIterator[tuple[InProcess, InProcess]]:
+    """Run a CPO and an eMSP that are connected."""
+    quick = QUICK | {f"OCPI_ENGINE_{name}": value for name, value in settings.items()}
+    cpo = InProcess(folder / "cpo", identity="cpo.example.org", party="BEBEC", role="CPO", settings=quick)
+    emsp = InProcess(folder / "emsp", identity="emsp.example.org", party="NLEMS", role="EMSP", settings=quick)
+    try:
+        for platform in (cpo, emsp):
+            await platform.make()
+            await platform.start()
+        await connect(emsp, cpo)
+        for platform, other in ((cpo, emsp), (emsp, cpo)):
+            await platform.asked("POST", f"/platforms/{other.identity}/parties/refresh")
+        yield cpo, emsp
+    finally:
+        await emsp.stop()
+        await cpo.stop()
+
+
+async def ask(one: InProcess, other: InProcess, name: str, *, wait_s: float = 0.0, **more: Any) -> dict[str, Any]:
+    """Have a party ask another one for an operation with the parameters of its reference page."""
+    module, operation = name.split("/")
+    order = {
+        "sender": one.party,
+        "receiver": other.party,
+        "module": module,
+        "operation": operation,
+        "payload": json.loads(parameters(name)),
+        "wait_s": wait_s,
+    }
+    shown: dict[str, Any] = await one.asked("POST", "/calls", order | more)
+    return shown
+
+
+async def ended(one: InProcess, call_id: int) -> dict[str, Any]:
+    """Wait until a call has ended, and show it."""
+    shown: dict[str, Any] = await one.asked("GET", f"/calls/{call_id}?wait_s={WAIT_S}")
+    assert not shown["open"], shown
+    return shown
+
+
+async def delivered(one: InProcess, call_id: int, count: int = 1) -> dict[str, Any]:
+    """Wait until so many results of a call were delivered, and show it; nobody signals an answer that was stored."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            shown: dict[str, Any] = await one.asked("GET", f"/calls/{call_id}")
+            if [result["delivery"] for result in shown["results"]] == ["delivered"] * count:
+                return shown
+            await asyncio.sleep(0.02)
