@@ -19,9 +19,9 @@ from aiormq.exceptions import ChannelNotFoundEntity
 from sqlalchemy.exc import ProgrammingError
 
 from benchmarks.measuring import NO_SERVERS, Servers
-from brokers.rabbitmq import RabbitMqBroker, RabbitMqOptions
+from brokers.rabbitmq import RabbitMqOptions, exchange_name, queue_name
 from engine.protocol.modules import all_modules
-from engine.replication.push import queue_name
+from engine.replication import push
 from engine.store import subscriptions
 from engine.store.database import Database
 from tests.support.postgresql import new_database, postgresql_url
@@ -144,16 +144,6 @@ class Place:
                         await asyncio.sleep(LOOK_AGAIN_S)
 
 
-class _Names(RabbitMqBroker):
-    """Knows what the engine calls things at RabbitMQ."""
-
-    def queue(self, queue: str) -> str:
-        return self._name(queue)
-
-    def exchanges(self) -> set[str]:
-        return {self._topic(module.id) for module in all_modules()}
-
-
 @asynccontextmanager
 async def place(backend: Backend, name: str) -> AsyncIterator[Place]:
     """Make room for a platform, and take everything away once it has stopped."""
@@ -173,19 +163,20 @@ async def _remove_queues(url: str, prefix: str) -> None:
         queues = await _queues(url, prefix)
     except ProgrammingError:  # no engine got so far as to make tables
         return
-    await remove_named(rabbitmq_url(), queues=queues, exchanges=_names(prefix).exchanges())
+    exchanges = [exchange_name(_options(prefix), module.id) for module in all_modules()]
+    await remove_named(rabbitmq_url(), queues=queues, exchanges=exchanges)
 
 
 async def _queues(url: str, prefix: str) -> list[str]:
     """Name the queues of all subscriptions in a database."""
-    names, database = _names(prefix), Database(url)
+    options, database = _options(prefix), Database(url)
     await database.start()
     try:
         async with database.reading() as tx:
-            return [names.queue(queue_name(row)) for row in await subscriptions.all_outbound(tx)]
+            return [queue_name(options, push.queue_name(row)) for row in await subscriptions.all_outbound(tx)]
     finally:
         await database.stop()
 
 
-def _names(prefix: str) -> _Names:
-    return _Names(RabbitMqOptions(url=rabbitmq_url(), prefix=prefix))
+def _options(prefix: str) -> RabbitMqOptions:
+    return RabbitMqOptions(url=rabbitmq_url(), prefix=prefix)

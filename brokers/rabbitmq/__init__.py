@@ -15,7 +15,7 @@ is interrupted and its taker reads the log. Segments that were taken are acknowl
 unacknowledged for long, is requeued on purpose, or counts against a delivery limit.
 """
 
-from brokers.rabbitmq.broker import RabbitMqBroker, queue_name, remove
+from brokers.rabbitmq.broker import RabbitMqBroker, exchange_name, queue_name, remove
 from brokers.rabbitmq.link import QueueType, RabbitMqOptions
 
-__all__ = ["QueueType", "RabbitMqBroker", "RabbitMqOptions", "queue_name", "remove"]
+__all__ = ["QueueType", "RabbitMqBroker", "RabbitMqOptions", "exchange_name", "queue_name", "remove"]
